@@ -1,0 +1,37 @@
+"""Which half of the core runs, decided once per process.
+
+FASTROUTE_NO_EXTENSIONS=1 uses the pure half; FASTROUTE_REQUIRE_EXTENSIONS=1 makes the absence of the compiled half
+an ImportError. Both are 0 or 1, at run time as at build time.
+"""
+
+import importlib.util
+import os
+
+COMPILED_MODULES = ("counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "0")
+    if value not in ("0", "1", ""):
+        raise ImportError(f"{name} must be 0 or 1, not {value!r}")
+    return value == "1"
+
+
+def missing_modules() -> tuple[str, ...]:
+    """Return the names of the core modules that have no compiled twin in this installation."""
+    return tuple(m for m in COMPILED_MODULES if importlib.util.find_spec(f"fastroute._core._{m}_c") is None)
+
+
+def _decide() -> bool:
+    no, require = _flag("FASTROUTE_NO_EXTENSIONS"), _flag("FASTROUTE_REQUIRE_EXTENSIONS")
+    if no and require:
+        raise ImportError("FASTROUTE_NO_EXTENSIONS and FASTROUTE_REQUIRE_EXTENSIONS exclude each other")
+    if no:
+        return False
+    missing = missing_modules()
+    if missing and require:
+        raise ImportError(f"compiled core required, but not built: {', '.join(missing)}")
+    return not missing
+
+
+USE_EXTENSIONS: bool = _decide()

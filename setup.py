@@ -1,0 +1,46 @@
+"""Build of the compiled half of ``fastroute._core``; everything else is in pyproject.toml.
+
+FASTROUTE_NO_EXTENSIONS=1       build nothing compiled
+FASTROUTE_REQUIRE_EXTENSIONS=1  a compiled module that fails to build fails the install
+"""
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+# The same names as fastroute._core._switch.COMPILED_MODULES; tests/unit/test_build.py holds them together.
+CORE_MODULES = ("counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+
+
+def flag(name: str) -> bool:
+    """Return the value of a 0/1 environment switch; anything else is an error, so that 'no' never means yes."""
+    value = os.environ.get(name, "0")
+    if value not in ("0", "1", ""):
+        raise SystemExit(f"{name} must be 0 or 1, not {value!r}")
+    return value == "1"
+
+
+def extensions() -> list[Extension]:
+    """Return the extensions to build, optional unless required: no compiler must still install."""
+    no, require = flag("FASTROUTE_NO_EXTENSIONS"), flag("FASTROUTE_REQUIRE_EXTENSIONS")
+    if no and require:
+        raise SystemExit("FASTROUTE_NO_EXTENSIONS and FASTROUTE_REQUIRE_EXTENSIONS exclude each other")
+    if no or (platform.python_implementation() != "CPython" and not require):
+        return []
+    core = Path("fastroute") / "_core"
+    # Straight to setup(): cythonize() would drop `optional`.
+    return [
+        Extension(
+            f"fastroute._core._{name}_c",
+            [str(core / f"_{name}_c.pyx")],
+            depends=[str(path) for path in sorted(core.glob("*.h"))],
+            extra_compile_args=["-O3", "-std=gnu11"],
+            optional=not require,
+        )
+        for name in CORE_MODULES
+    ]
+
+
+setup(ext_modules=extensions())

@@ -35,7 +35,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"fastroute._core._{name}_c",
             [str(core / f"_{name}_c.pyx")],
-            depends=[str(path) for path in sorted(core.glob("*.h"))],
+            depends=[str(path) for path in sorted([*core.glob("*.h"), *core.glob("*.pxd")])],
             extra_compile_args=["-O3", "-std=gnu11"],
             optional=not require,
         )

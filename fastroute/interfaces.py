@@ -1,8 +1,11 @@
 """Values that cross layers: what a room returns and another room reads. No behaviour beyond arithmetic on itself."""
 
-from typing import Final, Literal
+from collections.abc import Awaitable, Sequence
+from typing import Final, Literal, Protocol
 
 import msgspec
+
+Header = tuple[bytes, bytes]
 
 DialectName = Literal["openai", "anthropic", "gemini"]
 
@@ -86,3 +89,35 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_us: int
     request_bytes: int
     response_bytes: int
+
+
+class Strategy(Protocol):
+    """Chooses one endpoint among candidates that every gate has let through."""
+
+    name: str
+
+    def pick(self, candidates: Sequence[int]) -> int:
+        """Return the chosen position, -1 if there are no candidates."""
+
+
+class Exchange(Protocol):
+    """An answer under way from a provider. `status` and `headers` are those of the final head.
+
+    `read` returns what has come since the last call; `wait` is awaited when that was nothing and `complete` is not
+    set. `wait` raises UpstreamError. `close` may be called at any time and any number of times: a complete exchange
+    gives its connection back, any other one drops it.
+    """
+
+    status: int
+    headers: list[Header]
+    length: int
+    complete: bool
+
+    def read(self) -> bytes:
+        """Return the body bytes received since the last call."""
+
+    def wait(self) -> Awaitable[None]:
+        """Return an awaitable that ends when more has come."""
+
+    def close(self) -> None:
+        """Give the connection back, or drop it."""

@@ -1,0 +1,119 @@
+"""The file behind a counter segment: its layout, how it is made and opened. Both halves of `counters` use it.
+
+    0     header: magic, layout version, row bytes, workers, endpoints, file size (native byte order)
+    1024  64 control words of 8 bytes
+    4096  rows of 64 bytes (one cache line, 8 signed 64-bit columns); row = worker * endpoints + endpoint
+
+The file is shared by processes of one host and one boot only; nothing in it is meant to outlive them.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+import struct
+import tempfile
+from typing import Final
+
+from fastroute.errors import FastrouteError
+
+WORDS: Final = 64
+COLUMNS: Final = 8
+IN_FLIGHT: Final = 0
+REQUESTS: Final = 1
+FAILURES: Final = 2
+INPUT_TOKENS: Final = 3
+OUTPUT_TOKENS: Final = 4
+LAST_USED_NS: Final = 5
+SPARE_A: Final = 6
+SPARE_B: Final = 7
+
+HEADER_BYTES: Final = 4096
+WORDS_OFFSET: Final = 1024
+ROW_BYTES: Final = 8 * COLUMNS
+MAX_WORKERS: Final = 1024
+MAX_ENDPOINTS: Final = 65536
+
+_MAGIC: Final = b"FRCOUNTS"
+_LAYOUT_VERSION: Final = 1
+_HEADER: Final = struct.Struct("=8sIIIIQ")
+# What a file system answers that cannot reserve blocks ahead of their use.
+_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class SegmentError(FastrouteError, ValueError):
+    """A file that is not a usable counter segment, or dimensions no segment can have."""
+
+
+def segment_bytes(workers: int, endpoints: int) -> int:
+    """Return the size of a segment's file; SegmentError for dimensions out of bounds."""
+    if not 1 <= workers <= MAX_WORKERS:
+        raise SegmentError(f"workers must be 1 to {MAX_WORKERS}, not {workers}")
+    if not 1 <= endpoints <= MAX_ENDPOINTS:
+        raise SegmentError(f"endpoints must be 1 to {MAX_ENDPOINTS}, not {endpoints}")
+    return HEADER_BYTES + workers * endpoints * ROW_BYTES
+
+
+def create_file(path: str, workers: int, endpoints: int) -> mmap.mmap:
+    """Make a zeroed segment file at `path`, replacing one that is there, and return its mapping.
+
+    The old file is unlinked, never truncated: a process that has it mapped would die of SIGBUS.
+    Raises SegmentError for the dimensions, OSError for the file system.
+    """
+    size = segment_bytes(workers, endpoints)
+    folder, name = os.path.split(os.path.abspath(path))
+    fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        _reserve(fd, size)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT_VERSION, ROW_BYTES, workers, endpoints, size), 0)
+        mapping = mmap.mmap(fd, size)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+    return mapping
+
+
+def open_file(path: str) -> tuple[mmap.mmap, int, int]:
+    """Return (mapping, workers, endpoints) of the segment file at `path`.
+
+    Raises SegmentError if it is not a segment of this layout, OSError if it cannot be opened.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        workers, endpoints = _check_header(path, os.pread(fd, _HEADER.size, 0), size)
+        return mmap.mmap(fd, size), workers, endpoints
+    finally:
+        os.close(fd)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Give the file its size and its blocks now: a hole met on a full disk is a SIGBUS, not an OSError."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in _CANNOT_RESERVE:
+            raise
+        os.ftruncate(fd, size)
+
+
+def _check_header(path: str, header: bytes, size: int) -> tuple[int, int]:
+    """Return (workers, endpoints), or raise SegmentError naming the first thing that is wrong."""
+    if len(header) < _HEADER.size or size < HEADER_BYTES:
+        raise SegmentError(f"{path}: too short for a counter segment ({size} bytes)")
+    magic, version, row_bytes, workers, endpoints, declared = _HEADER.unpack(header)
+    if magic != _MAGIC:
+        raise SegmentError(f"{path}: not a counter segment (magic {magic!r})")
+    if version != _LAYOUT_VERSION or row_bytes != ROW_BYTES:
+        raise SegmentError(f"{path}: layout {version}/{row_bytes}, not {_LAYOUT_VERSION}/{ROW_BYTES}")
+    try:
+        expected = segment_bytes(workers, endpoints)
+    except SegmentError as error:
+        raise SegmentError(f"{path}: {error}") from None
+    if declared != expected or size != expected:
+        raise SegmentError(f"{path}: {size} bytes (header: {declared}) where {expected} are expected")
+    return workers, endpoints

@@ -1,0 +1,172 @@
+"""Pure half of `counters`: the readable reference.
+
+Python has no atomic read-modify-write on shared memory. Reads and plain writes of one cell are whole; `add`,
+`add_word` and `cas_word` are exact only between threads that share one `Segment` object. So a row must have
+one writing process, and a word changed by several may lose updates. `ATOMIC` is False to say so.
+"""
+
+import mmap
+import threading
+from operator import index
+from typing import Final, Self
+
+from fastroute._core._counters_file import (
+    COLUMNS,
+    HEADER_BYTES,
+    IN_FLIGHT,
+    WORDS,
+    WORDS_OFFSET,
+    SegmentError,
+    create_file,
+    open_file,
+    segment_bytes,
+)
+
+ATOMIC: bool = False
+
+_FIRST_WORD: Final = WORDS_OFFSET // 8
+_FIRST_CELL: Final = HEADER_BYTES // 8
+_TWO_63: Final = 1 << 63
+_TWO_64: Final = 1 << 64
+
+
+class Segment:
+    """Counters in a file mapped by every process of a gateway. Make one with `create` or `open`.
+
+    Values beyond signed 64 bits raise OverflowError, positions out of range IndexError, any use after `close`
+    ValueError; checked in that order. Sums wrap at 64 bits.
+    """
+
+    def __init__(self, path: str, workers: int, endpoints: int, mapping: mmap.mmap) -> None:
+        """Take over `mapping`, which must have exactly the size the dimensions need (SegmentError)."""
+        needed = segment_bytes(workers, endpoints)
+        if len(mapping) != needed:
+            raise SegmentError(f"{path}: mapping of {len(mapping)} bytes, {needed} are needed")
+        self.path = path
+        self.workers = workers
+        self.endpoints = endpoints
+        self._mapping = mapping
+        self._cells = memoryview(mapping).cast("q")
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def create(cls, path: str, workers: int, endpoints: int) -> Self:
+        """Make a zeroed segment at `path`; whoever has the file it replaces mapped keeps that one, intact.
+
+        Bounds: 1..1024 workers, 1..65536 endpoints (SegmentError). OSError from the file system.
+        """
+        return cls(path, workers, endpoints, create_file(path, workers, endpoints))
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Map an existing segment. SegmentError for a file that is not one, OSError if it cannot be read."""
+        mapping, workers, endpoints = open_file(path)
+        return cls(path, workers, endpoints, mapping)
+
+    def word(self, i: int) -> int:
+        """Return control word `i` (0..63)."""
+        return self._cells[self._word_at(i)]
+
+    def set_word(self, i: int, value: int) -> None:
+        """Store a control word."""
+        value = _int64(value)
+        self._cells[self._word_at(i)] = value
+
+    def add_word(self, i: int, delta: int) -> int:
+        """Add to a control word and return its new value."""
+        delta = _int64(delta)
+        return self._add(self._word_at(i), delta)
+
+    def cas_word(self, i: int, expect: int, new: int) -> bool:
+        """Store `new` if the control word holds `expect`; return whether it did."""
+        expect, new = _int64(expect), _int64(new)
+        at = self._word_at(i)
+        with self._lock:
+            if self._cells[at] != expect:
+                return False
+            self._cells[at] = new
+            return True
+
+    def get(self, worker: int, endpoint: int, column: int) -> int:
+        """Return one cell."""
+        return self._cells[self._cell_at(worker, endpoint, column)]
+
+    def set(self, worker: int, endpoint: int, column: int, value: int) -> None:
+        """Store one cell."""
+        value = _int64(value)
+        self._cells[self._cell_at(worker, endpoint, column)] = value
+
+    def add(self, worker: int, endpoint: int, column: int, delta: int) -> int:
+        """Add to one cell and return its new value."""
+        delta = _int64(delta)
+        return self._add(self._cell_at(worker, endpoint, column), delta)
+
+    def total(self, endpoint: int, column: int) -> int:
+        """Return the sum of a column over all workers' rows of one endpoint."""
+        first = self._cell_at(0, endpoint, column)
+        return _wrap(sum(self._cells[first :: self.endpoints * COLUMNS]))
+
+    def totals(self, column: int) -> list[int]:
+        """Return `total(endpoint, column)` for every endpoint, in order."""
+        self._cell_at(0, 0, column)
+        return [self.total(endpoint, column) for endpoint in range(self.endpoints)]
+
+    def in_flight(self, endpoint: int) -> int:
+        """Return the requests now in flight to one endpoint, over all workers."""
+        return self.total(endpoint, IN_FLIGHT)
+
+    def clear_worker(self, worker: int) -> None:
+        """Zero the in-flight column of a worker whose process has died; its other columns stay."""
+        first = self._cell_at(worker, 0, IN_FLIGHT)
+        for at in range(first, first + self.endpoints * COLUMNS, COLUMNS):
+            self._cells[at] = 0
+
+    def close(self) -> None:
+        """Let go of the mapping; a second call does nothing. The file stays."""
+        if self._closed:
+            return
+        self._closed = True
+        self._cells.release()
+        try:
+            self._mapping.close()
+        except BufferError:
+            pass  # somebody still holds a view of the mapping: it is unmapped together with the last one
+
+    def _add(self, at: int, delta: int) -> int:
+        with self._lock:
+            value = _wrap(self._cells[at] + delta)
+            self._cells[at] = value
+            return value
+
+    def _word_at(self, i: int) -> int:
+        i = _position(i, WORDS, "word")
+        self._check_open()
+        return _FIRST_WORD + i
+
+    def _cell_at(self, worker: int, endpoint: int, column: int) -> int:
+        worker = _position(worker, self.workers, "worker")
+        endpoint = _position(endpoint, self.endpoints, "endpoint")
+        column = _position(column, COLUMNS, "column")
+        self._check_open()
+        return _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("segment is closed")
+
+
+def _position(i: int, bound: int, what: str) -> int:
+    if not 0 <= index(i) < bound:
+        raise IndexError(f"{what} {i} is not in 0..{bound - 1}")
+    return i
+
+
+def _int64(value: int) -> int:
+    if not -_TWO_63 <= index(value) < _TWO_63:
+        raise OverflowError("value does not fit in signed 64 bits")
+    return value
+
+
+def _wrap(value: int) -> int:
+    return (value + _TWO_63) % _TWO_64 - _TWO_63

@@ -1,0 +1,54 @@
+/* A 64-bit hash of a few bytes: fold the 128-bit product of two keyed words, 16 bytes a step.
+
+   Not for secrets and not against flooding: the keys are constants. Its users hold tables fixed at construction, so
+   that a caller's choice of bytes lengthens no chain. Keys: the first fractional bits of pi. */
+#ifndef FASTROUTE_HASH_H
+#define FASTROUTE_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FR_KEY_0 UINT64_C(0x243F6A8885A308D3)
+#define FR_KEY_1 UINT64_C(0x13198A2E03707344)
+#define FR_KEY_2 UINT64_C(0xA4093822299F31D0)
+
+static inline uint64_t fr_fold(uint64_t a, uint64_t b) {
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t fr_read_8(const unsigned char *p) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+static inline uint64_t fr_read_4(const unsigned char *p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+
+static inline uint64_t fr_hash(const unsigned char *p, size_t length) {
+    uint64_t state = FR_KEY_0 ^ length;
+    uint64_t low = 0, high = 0;
+    size_t left = length;
+    for (; left > 16; p += 16, left -= 16)
+        state = fr_fold(fr_read_8(p) ^ FR_KEY_1, fr_read_8(p + 8) ^ state);
+    /* The last 1 to 16 bytes as two words that overlap rather than reach outside the slice. */
+    if (left >= 8) {
+        low = fr_read_8(p);
+        high = fr_read_8(p + left - 8);
+    } else if (left >= 4) {
+        low = fr_read_4(p);
+        high = fr_read_4(p + left - 4);
+    } else if (left > 0) {
+        low = p[0];
+        high = (uint64_t)p[left / 2] << 8 | p[left - 1];
+    }
+    state = fr_fold(low ^ FR_KEY_1, high ^ state);
+    return fr_fold(state ^ FR_KEY_2, length ^ FR_KEY_0);
+}
+
+#endif

@@ -1,0 +1,99 @@
+"""Who is calling: virtual keys, found by digest.
+
+Only SHA-256 digests are kept. The dictionary lookup compares digests, not secrets, so its timing says nothing about a
+key; the digest itself is compared in constant time all the same. Presenting a stored digest does not authenticate.
+"""
+
+import fnmatch
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from fastroute.errors import GatewayError
+
+MAX_KEY_BYTES: Final = 4096
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is calling and what they may use. models: None for every model, else a pattern of allowed names."""
+
+    key_id: str
+    tenant: str
+    models: re.Pattern[str] | None = None
+
+    def may_use(self, model: str) -> bool:
+        """Return whether this principal may use the public model name."""
+        return self.models is None or self.models.fullmatch(model) is not None
+
+
+ANONYMOUS: Final = Principal("anonymous", "default")
+
+
+def digest(key: bytes) -> bytes:
+    """Return the 32-byte digest a key is known by."""
+    return hashlib.sha256(key).digest()
+
+
+def model_pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
+    """Compile the globs of allowed models; None if they allow everything."""
+    patterns = list(globs)
+    if not patterns or "*" in patterns:
+        return None
+    return re.compile("|".join(fnmatch.translate(glob) for glob in patterns))
+
+
+class KeyTable:
+    """Immutable set of known keys. An empty table is an open gateway: everybody is `ANONYMOUS`."""
+
+    def __init__(self, principals: dict[bytes, Principal]) -> None:
+        self._principals = {key: (key, principal) for key, principal in principals.items()}
+        self.open = not principals
+
+    def __len__(self) -> int:
+        return len(self._principals)
+
+    def find(self, key: bytes) -> Principal | None:
+        """Return the principal of a presented key, None if it is unknown."""
+        presented = digest(key)
+        found = self._principals.get(presented)
+        if found is None or not hmac.compare_digest(found[0], presented):
+            return None
+        return found[1]
+
+    def identify(
+        self, authorization: bytes, api_key: bytes, google_key: bytes, query: bytes, credentials: int
+    ) -> Principal:
+        """Return the caller. Raises GatewayError 401, the same whatever was wrong with the credentials."""
+        if self.open:
+            return ANONYMOUS
+        if credentials > 1:
+            raise _unauthorized()
+        if authorization:
+            scheme, _, key = authorization.partition(b" ")
+            if scheme.lower() != b"bearer":
+                key = b""
+            key = key.strip()
+        else:
+            key = api_key or google_key or _query_key(query)
+        if not key or len(key) > MAX_KEY_BYTES:
+            raise _unauthorized()
+        principal = self.find(key)
+        if principal is None:
+            raise _unauthorized()
+        return principal
+
+
+def _query_key(query: bytes) -> bytes:
+    for pair in query.split(b"&"):
+        if pair.startswith(b"key="):
+            return unquote_to_bytes(pair[4:])
+    return b""
+
+
+def _unauthorized() -> GatewayError:
+    return GatewayError(401, "invalid_api_key", "missing or unknown API key")

@@ -1,0 +1,35 @@
+"""Strategies by name. A third party adds one by the entry point group ``fastroute.strategies``."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+
+from fastroute._core.counters import Segment
+from fastroute.balance.least_connections import LeastConnections
+from fastroute.balance.p2c import PowerOfTwoChoices
+from fastroute.balance.round_robin import RoundRobinStrategy
+from fastroute.balance.weighted_round_robin import WeightedRoundRobin
+from fastroute.interfaces import Strategy
+
+ENTRY_POINT_GROUP = "fastroute.strategies"
+
+
+# (weights by position, shared counters, source of 64 random bits) -> strategy
+Factory = Callable[[Sequence[int], Segment, Callable[[], int]], Strategy]
+
+BUILT_IN: dict[str, Factory] = {
+    "p2c": PowerOfTwoChoices,
+    "round_robin": RoundRobinStrategy,
+    "weighted_round_robin": WeightedRoundRobin,
+    "least_connections": LeastConnections,
+}
+
+
+def find_strategy(name: str) -> Factory:
+    """Return the factory of a strategy. Raises KeyError for a name that nobody registered."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            factory: Factory = point.load()
+            return factory
+    raise KeyError(name)

@@ -1,0 +1,249 @@
+"""Names that name names: aliases, routes, rules and tenants must point at what exists."""
+
+import zoneinfo
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from fastroute.config.faults import Faults, Path, show_path
+from fastroute.config.patterns import any_matches, is_pattern, matches
+from fastroute.config.schema import STRATEGIES, Config, Route, Rule, Tenant, Then, When
+from fastroute.config.shape import Broken
+
+#: Entry point group in which plugins name their balancing strategies.
+STRATEGY_GROUP: Final = "fastroute.strategies"
+
+
+def known_strategies() -> tuple[str, ...]:
+    """Return the names of all strategies: the built-in ones, then those of installed plugins."""
+    plugins = sorted({point.name for point in entry_points(group=STRATEGY_GROUP)} - set(STRATEGIES))
+    return (*STRATEGIES, *plugins)
+
+
+def check_references(config: Config, faults: Faults) -> None:
+    """Report every name in `config` that names nothing."""
+    _References(config, faults).check()
+
+
+class _Served:
+    """The models of one provider, or of all of them: exact names and patterns."""
+
+    def __init__(self) -> None:
+        self.exact: dict[str, Path] = {}
+        self.patterns: list[str] = []
+
+    def add(self, name: str, path: Path) -> None:
+        if is_pattern(name):
+            self.patterns.append(name)
+        else:
+            self.exact.setdefault(name, path)
+
+    def serves(self, name: str) -> bool:
+        """Return whether `name`, or some model the pattern `name` stands for, is listed."""
+        if name in self.exact or name in self.patterns or any_matches(self.patterns, name):
+            return True
+        return is_pattern(name) and any(matches(name, exact) for exact in self.exact)
+
+
+class _References:
+    def __init__(self, config: Config, faults: Faults) -> None:
+        self._config = config
+        self._faults = faults
+        self._strategies = known_strategies()
+        self._all = _Served()
+        self._by_provider: dict[str, _Served] = {}
+        self._provider_paths: dict[str, Path] = {}
+        self._complete = not isinstance(config.providers, Broken)
+        self._keys = {key.id for key in config.auth.keys if isinstance(key.id, str)}
+        self._keys_complete = not isinstance(config.auth, Broken) and not isinstance(config.auth.keys, Broken)
+        self._keys_complete &= all(isinstance(key.id, str) for key in config.auth.keys)
+        for at, provider in enumerate(config.providers):
+            self._collect(("providers", at), provider)
+
+    def _collect(self, path: Path, provider: Any) -> None:
+        """Take in one provider; one that is broken makes the list of names incomplete, so unknown ones go unreported."""
+        if not isinstance(provider.id, str) or isinstance(provider.models, Broken):
+            self._complete = False
+            return
+        served = self._by_provider.setdefault(provider.id, _Served())
+        self._provider_paths.setdefault(provider.id, (*path, "id"))
+        for at, model in enumerate(provider.models):
+            if isinstance(model.name, str):
+                for one in (served, self._all):
+                    one.add(model.name, (*path, "models", at, "name"))
+            else:
+                self._complete = False
+
+    def check(self) -> None:
+        config = self._config
+        self._check_aliases()
+        self._check_strategy(config.routing.strategy, ("routing", "strategy"))
+        self._check_routes()
+        for at, rule in enumerate(config.rules):
+            self._check_rule(("rules", at), rule)
+        for at, tenant in enumerate(config.tenants):
+            self._check_tenant(("tenants", at), tenant)
+        self._faults.unique((("rules", at, "id"), rule.id) for at, rule in enumerate(config.rules))
+        self._faults.unique((("tenants", at, "id"), tenant.id) for at, tenant in enumerate(config.tenants))
+
+    def _check_aliases(self) -> None:
+        aliases = self._config.aliases
+        if isinstance(aliases, Broken):
+            return
+        ends: dict[str, str] = {}  # alias -> the name its chain ends in; "" for a cycle
+        for alias, target in aliases.items():
+            path = ("aliases", alias)
+            if is_pattern(alias):
+                self._faults.add(path, "an alias must be one name, not a pattern")
+            if alias in self._all.exact:
+                listed = show_path(self._all.exact[alias])
+                self._faults.add(path, f"shadows the model of that name at {listed}")
+            self._follow(alias, ends)
+            if isinstance(target, str) and target not in aliases:
+                self._check_model(target, path)
+
+    def _follow(self, alias: str, ends: dict[str, str]) -> None:
+        """Walk the chain that begins at `alias`, reporting a cycle once: at the alias of it that was met first."""
+        chain: dict[str, None] = {}
+        name: Any = alias
+        while (
+            isinstance(name, str) and name in self._config.aliases and name not in ends and name not in chain
+        ):
+            chain[name] = None
+            name = self._config.aliases[name]
+        if isinstance(name, str) and name in chain:
+            names = list(chain)
+            cycle = names[names.index(name) :]
+            literal = all(self._faults.is_literal(("aliases", one)) for one in cycle)
+            shown = f": {' -> '.join([*cycle[:8], cycle[0]])}" if literal and len(cycle) <= 8 else ""
+            self._faults.add(("aliases", cycle[0]), f"aliases form a cycle{shown}")
+        for one in chain:
+            ends[one] = ""
+
+    def _check_model(self, name: str, path: Path) -> None:
+        if not self._complete or self._all.serves(name):
+            return
+        near = self._near(name, path, self._all.exact.items())
+        self._faults.add(path, f"unknown model {self._faults.quote(path, name)}{near}")
+
+    def _near(self, name: str, path: Path, known: Iterable[tuple[str, Path]]) -> str:
+        """Return a suggestion out of the names that stand literally in the file."""
+        if not self._faults.is_literal(path):
+            return ""
+        return self._faults.suggest(name, (one for one, where in known if self._faults.is_literal(where)))
+
+    def _check_routes(self) -> None:
+        routes = [
+            (("routes", at), route) for at, route in enumerate(self._config.routes) if route is not None
+        ]
+        self._faults.unique((((*path, "model"), route.model) for path, route in routes), "model")
+        for path, route in routes:
+            self._check_strategy(route.strategy, (*path, "strategy"))
+            if isinstance(route.model, str):
+                self._check_route_model(route.model, (*path, "model"))
+            self._check_tiers(path, route)
+
+    def _check_route_model(self, model: str, path: Path) -> None:
+        if not isinstance(self._config.aliases, Broken) and model in self._config.aliases:
+            self._faults.add(path, "is an alias: name the model it stands for")
+        else:
+            self._check_model(model, path)
+
+    def _check_tiers(self, path: Path, route: Route) -> None:
+        seen: dict[str, Path] = {}
+        for at, tier in enumerate(route.tiers):
+            for place, name in enumerate(tier):
+                where = (*path, "tiers", at, place)
+                if not isinstance(name, str) or not self._check_provider(name, where):
+                    continue
+                if name in seen:
+                    self._faults.add(where, f"is already in this route, at {show_path(seen[name])}")
+                seen.setdefault(name, where)
+                served = self._by_provider.get(name)
+                if (
+                    served
+                    and self._complete
+                    and isinstance(route.model, str)
+                    and not served.serves(route.model)
+                ):
+                    shown = self._faults.quote(where, name)
+                    self._faults.add(where, f"provider {shown} does not list the model of this route")
+
+    def _check_provider(self, name: str, path: Path) -> bool:
+        if name in self._by_provider or not self._complete:
+            return True
+        near = self._near(name, path, self._provider_paths.items())
+        self._faults.add(path, f"unknown provider {self._faults.quote(path, name)}{near}")
+        return False
+
+    def _check_provider_list(self, names: Any, path: Path) -> None:
+        for at, name in enumerate(names or ()):
+            if isinstance(name, str):
+                self._check_provider(name, (*path, at))
+
+    def _check_strategy(self, name: Any, path: Path) -> None:
+        if not isinstance(name, str) or name in self._strategies:
+            return
+        literal = self._faults.is_literal(path)
+        near = self._faults.suggest(name, self._strategies) if literal else ""
+        known = near or f" (known: {', '.join(self._strategies)})"
+        self._faults.add(path, f"unknown strategy {self._faults.quote(path, name)}{known}")
+
+    def _check_rule(self, path: Path, rule: Rule) -> None:
+        self._check_when((*path, "when"), rule.when)
+        self._check_then((*path, "then"), rule.then)
+
+    def _check_when(self, path: Path, when: When) -> None:
+        for name in ("all", "any"):
+            for at, part in enumerate(getattr(when, name) or ()):
+                self._check_when((*path, name, at), part)
+        if isinstance(when.not_, When):
+            self._check_when((*path, "not"), when.not_)
+        if isinstance(when.tz, str):
+            if not is_zone(when.tz):
+                shown = self._faults.quote((*path, "tz"), when.tz)
+                self._faults.add(
+                    (*path, "tz"), f"unknown time zone {shown}: use an IANA name such as Europe/Berlin"
+                )
+            if when.hours is None and when.days is None:
+                self._faults.add((*path, "tz"), "says nothing without hours or days")
+        if self._keys_complete:
+            self._check_key_ids((*path, "key"), when.key)
+
+    def _check_key_ids(self, path: Path, ids: Any) -> None:
+        for at, name in enumerate(ids or ()):
+            if isinstance(name, str) and name not in self._keys:
+                shown = self._faults.quote((*path, at), name)
+                self._faults.add((*path, at), f"no key in auth.keys has the id {shown}")
+
+    def _check_then(self, path: Path, then: Then) -> None:
+        if isinstance(then, Broken):
+            return
+        choice = [name for name in ("provider", "pool", "reject") if getattr(then, name) is not None]
+        if not choice and then.strategy is None and then.priority is None:
+            self._faults.add(path, "does nothing: set provider, pool, strategy, priority or reject")
+        if len(choice) > 1:
+            self._faults.add(path, f"{' and '.join(choice)} exclude each other")
+        if isinstance(then.provider, str):
+            self._check_provider(then.provider, (*path, "provider"))
+        self._check_provider_list(then.pool, (*path, "pool"))
+        self._check_strategy(then.strategy, (*path, "strategy"))
+
+    def _check_tenant(self, path: Path, tenant: Tenant) -> None:
+        if tenant.allowed_providers != ("*",):
+            self._check_provider_list(tenant.allowed_providers, (*path, "allowed_providers"))
+        self._check_provider_list(tenant.denied_providers, (*path, "denied_providers"))
+        self._check_provider_list(tenant.preferred_providers, (*path, "preferred_providers"))
+        self._check_strategy(tenant.strategy, (*path, "strategy"))
+
+
+def is_zone(name: str) -> bool:
+    """Return whether `name` is an IANA time zone this machine (or the tzdata package) knows."""
+    if name == "UTC":
+        return True
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        # ValueError: no relative path; OSError: the name of a directory, such as "Europe".
+        return False
+    return True

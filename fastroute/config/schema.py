@@ -1,0 +1,338 @@
+"""What can be configured: one frozen Struct per mechanism, whose field names are the names in the file.
+
+Bounds stand in the annotations and are checked by `shape`; what one field means for another is checked by
+`crosscheck`. docs/configuration.md explains every field, and a test holds the two together.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct, field
+
+from fastroute.config.secret import Secret
+from fastroute.interfaces import DialectName
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Weight = Annotated[int, Meta(ge=0, le=1000)]
+Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+DelayMilliseconds = Annotated[int, Meta(ge=0, le=3_600_000)]
+PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+Identifier = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", extra={"form": "1 to 64 of the characters A-Z a-z 0-9 . _ -"}),
+]
+ModelName = Annotated[
+    str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]{1,256}\Z", extra={"form": "1 to 256 characters without spaces"})
+]
+Label = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{1,128}\Z",
+        extra={"form": "1 to 128 characters without control characters"},
+    ),
+]
+Text = Annotated[str, Meta(max_length=1024)]
+Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z", extra={"form": "64 hexadecimal digits"})]
+# Prices are kept as integer pico-USD per token, so 0.000001 USD per million tokens is the finest price there is.
+UsdPerMtok = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000", "places": 6})]
+# Ledger rows are integer nano-USD.
+Usd = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000000", "places": 9})]
+
+Level = Literal["low", "normal", "high", "critical"]
+Period = Literal["minute", "hour", "day", "week", "month", "total"]
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+#: Names of the strategies that come with fastroute; plugins add theirs by entry point.
+STRATEGIES: Final = (
+    "p2c",
+    "round_robin",
+    "weighted_round_robin",
+    "least_connections",
+    "least_latency",
+    "cost_optimized",
+    "adaptive",
+    "random",
+    "time_window",
+    "consistent_hash",
+    "prefix",
+)
+
+
+class Admin(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The admin listener. `port` None: the data port + 1 (see `Server.admin_port`). `key` None: no admin calls."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Port | None = None
+    key: Secret | None = None
+
+
+class ServerLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one client connection or request may cost us before it is refused."""
+
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 10 * 1024 * 1024
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32768
+    max_headers: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    max_uri_bytes: Annotated[int, Meta(ge=256, le=65536)] = 8192
+    max_json_depth: Annotated[int, Meta(ge=4, le=1000)] = 64
+    header_timeout_ms: Milliseconds = 10_000
+    body_timeout_ms: Milliseconds = 30_000
+    min_body_rate_bytes_s: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024
+    write_timeout_ms: Milliseconds = 30_000
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 16384
+
+
+class Drain(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a worker leaves: unready for `readiness_delay_ms`, then up to `grace_ms` for requests under way."""
+
+    readiness_delay_ms: DelayMilliseconds = 0
+    grace_ms: DelayMilliseconds = 30_000
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The data listener and what belongs to the process group as a whole."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Port = 8080
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    state_dir: Annotated[str, Meta(min_length=1, max_length=4096)] = "./.fastroute"
+    admin: Admin = Admin()
+    limits: ServerLimits = ServerLimits()
+    drain: Drain = Drain()
+    backlog: Annotated[int, Meta(ge=1, le=65535)] = 4096
+
+    @property
+    def admin_port(self) -> int:
+        """Return the admin port in force: `admin.port`, else the data port + 1, else 0 (choose) if that is 0."""
+        if self.admin.port is not None:
+            return self.admin.port
+        return self.port + 1 if self.port else 0
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Ceilings of one key or tenant. None: no ceiling."""
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Money one key or tenant may spend in a period (UTC calendar periods; `total` never starts anew)."""
+
+    usd: Usd
+    per: Period = "month"
+
+
+class ApiKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A credential of a client: the key itself or its SHA-256, never both."""
+
+    id: Identifier
+    key: Secret | None = None
+    key_sha256: Sha256Hex | None = None
+    tenant: Identifier = "default"
+    limits: Limits | None = None
+    budget: Budget | None = None
+    models: tuple[ModelName, ...] = ("*",)
+
+
+class Auth(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may call. No keys: open, which is refused on any address but loopback."""
+
+    path_tokens: tuple[Secret, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+
+
+class ProviderKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A credential at a provider. Without an id it is called k1, k2, ... by its place in the list."""
+
+    key: Secret
+    id: Identifier = ""
+    weight: Weight = 1
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Price of a model in USD per million tokens, decimal as written. None: the bundled price table decides."""
+
+    input_usd_per_mtok: UsdPerMtok | None = None
+    output_usd_per_mtok: UsdPerMtok | None = None
+    cached_input_usd_per_mtok: UsdPerMtok | None = None
+    cache_write_usd_per_mtok: UsdPerMtok | None = None
+    cache_write_1h_usd_per_mtok: UsdPerMtok | None = None
+    reasoning_usd_per_mtok: UsdPerMtok | None = None
+    audio_input_usd_per_mtok: UsdPerMtok | None = None
+    audio_output_usd_per_mtok: UsdPerMtok | None = None
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model a provider serves. `name` may be a glob; `upstream` None: sent under the name it was asked by."""
+
+    name: ModelName
+    upstream: ModelName | None = None
+    weight: Weight = 1
+    price: Price | None = None
+
+
+class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Deadlines of one attempt, except `total_ms`, which spans all attempts of a request."""
+
+    connect_ms: Milliseconds = 2000
+    first_byte_ms: Milliseconds = 60_000
+    idle_ms: Milliseconds = 60_000
+    total_ms: Milliseconds = 600_000
+
+
+class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An account at a vendor. After loading, `base_url` is complete and canonical ("" for echo) and keys have ids."""
+
+    id: Identifier
+    type: Annotated[str, Meta(min_length=1, max_length=64)]
+    base_url: Annotated[str, Meta(max_length=2048)] = ""
+    keys: tuple[ProviderKey, ...] = ()
+    models: tuple[Model, ...] = ()
+    weight: Weight = 100
+    region: Annotated[str, Meta(max_length=64)] = ""
+    tags: tuple[Label, ...] = ()
+    transport: Literal["fast", "httpx"] = "fast"
+    dialect: DialectName | None = None
+    headers: dict[str, Secret] = {}
+    include_usage: bool | None = None
+    http2: bool = False
+    max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
+    timeouts: Timeouts | None = None
+
+
+class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which providers serve a model, in tiers: the first is tried first."""
+
+    model: ModelName
+    tiers: Annotated[tuple[Annotated[tuple[Identifier, ...], Meta(min_length=1)], ...], Meta(min_length=1)]
+    strategy: Label | None = None
+
+
+class Breaker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Circuit breaker of an endpoint."""
+
+    failure_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 5
+    success_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    timeout_ms: Milliseconds = 60_000
+    half_open_max_calls: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class Backoff(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Waiting time before a retry in the same tier."""
+
+    kind: Literal["none", "linear", "exponential", "fibonacci"] = "exponential"
+    base_ms: DelayMilliseconds = 100
+    multiplier: Annotated[float, Meta(ge=1, le=100)] = 2.0
+    max_ms: DelayMilliseconds = 10_000
+
+
+class Retry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When and how often a request is sent again."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    on_status: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (408, 429, 500, 502, 503, 504, 529)
+    backoff: Backoff = Backoff()
+
+
+class Routing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Defaults for every route."""
+
+    strategy: Label = "p2c"
+    breaker: Breaker = Breaker()
+    retry: Retry = Retry()
+    timeouts: Timeouts = Timeouts()
+
+
+class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A condition: every matcher present must hold; no matcher at all always holds. Lists match any of theirs."""
+
+    all: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
+    any: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
+    not_: "When | None" = field(default=None, name="not")
+    model: Annotated[tuple[ModelName, ...], Meta(min_length=1)] | None = None
+    tenant: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+    key: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+    region: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    tags: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    min_priority: Level | None = None
+    stream: bool | None = None
+    hours: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)\Z",
+                extra={"form": 'of the form "HH:MM-HH:MM", 00:00 to 23:59 (24:00 as the end)'},
+            ),
+        ]
+        | None
+    ) = None
+    days: Annotated[tuple[Weekday, ...], Meta(min_length=1)] | None = None
+    tz: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class Reject(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Refuse the request with this status and message."""
+
+    status: Literal[400, 403, 429, 503] = 403
+    message: Text = "refused by a routing rule"
+
+
+class Then(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a matching rule does; whatever is not set is left as it was."""
+
+    provider: Identifier | None = None
+    pool: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+    strategy: Label | None = None
+    priority: Level | None = None
+    reject: Reject | None = None
+
+
+class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A routing rule: higher `priority` first, equal ones by id, the first that matches applies."""
+
+    id: Identifier
+    then: Then
+    when: When = When()
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    enabled: bool = True
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Overrides for one tenant. `*` in a provider list stands for all of them."""
+
+    id: Identifier
+    allowed_providers: Annotated[tuple[Label, ...], Meta(min_length=1)] = ("*",)
+    denied_providers: tuple[Identifier, ...] = ()
+    preferred_providers: tuple[Identifier, ...] = ()
+    allowed_models: Annotated[tuple[ModelName, ...], Meta(min_length=1)] = ("*",)
+    max_cost_per_request_usd: Usd | None = None
+    strategy: Label | None = None
+    limits: Limits | None = None
+    budget: Budget | None = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be configured.
+
+    `given` is not a field of the file: it names the fields that were written there (dotted, list positions left
+    out), for those who must tell a default from the same value on purpose.
+    """
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    providers: tuple[Provider, ...] = ()
+    aliases: dict[ModelName, ModelName] = {}
+    routes: tuple[Route, ...] = ()
+    routing: Routing = Routing()
+    rules: tuple[Rule, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+    given: frozenset[str] = frozenset()
+
+
+#: Fields of Config that a file cannot set.
+INTERNAL_FIELDS: Final = frozenset({"given"})
+#: Structs that may be written as a string, and the field the string stands for.
+SHORTHANDS: Final = {ProviderKey: "key", Model: "name"}

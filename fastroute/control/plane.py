@@ -1,0 +1,48 @@
+"""The control plane: everything that is no request, in a process of its own under `serve`.
+
+An ordinary async object, so that tests and embedders can run it inside their own process too.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Final
+
+from fastroute.admin.app import AdminApp
+from fastroute._core.counters import Segment
+from fastroute.billing.ingest import Ingestor
+from fastroute.billing.segments import journal_directory
+from fastroute.config.schema import Config
+from fastroute.downstream.listener import Listener
+from fastroute.words import DRAINING
+
+INGEST_INTERVAL_S: Final = 1.0
+LEDGER_FILE: Final = "ledger.db"
+
+
+class ControlPlane:
+    """Ledger ingestion and the admin listener."""
+
+    def __init__(self, config: Config, segment: Segment, admin_socket: socket.socket) -> None:
+        self._config = config
+        state_dir = config.server.state_dir
+        self._ingestor = Ingestor(os.path.join(state_dir, LEDGER_FILE), journal_directory(state_dir))
+        key = config.server.admin.key
+        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0)
+        self._socket = admin_socket
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; what the journals hold by then is in the ledger afterwards."""
+        limits = self._config.server.limits
+        listener = Listener(
+            self._app,
+            self._socket,
+            backlog=128,
+            max_connections=256,
+            max_header_bytes=limits.max_header_bytes,
+            header_timeout_ms=limits.header_timeout_ms,
+        )
+        serving = asyncio.create_task(listener.serve())
+        await self._ingestor.run(stop, INGEST_INTERVAL_S)
+        listener.stop()
+        await serving

@@ -1,0 +1,106 @@
+"""Which paths exist, and what each means: dialect and operation. Matching is exact, on the path as it was sent.
+
+No normalisation takes place: a path with dot segments, doubled slashes or escapes is not one of ours, so what is
+authorised can never differ from what is dispatched.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from fastroute.errors import GatewayError
+from fastroute.interfaces import DialectName
+
+
+class Operation(NamedTuple):
+    """One API operation of a dialect.
+
+    suffix: the path after the provider's base URL; for Gemini `{model}` stands for the upstream model name.
+    version: the version segment that a base URL may or may not end with. streams: the path itself asks for a stream.
+    metered: the answer is one a provider bills by tokens. model_in_path: the model is named by the path.
+    """
+
+    name: str
+    dialect: DialectName
+    suffix: bytes
+    version: bytes
+    methods: tuple[str, ...] = ("POST",)
+    streams: bool = False
+    metered: bool = True
+    model_in_path: bool = False
+    include_usage: bool = False
+
+
+_POST: Final = {
+    b"/v1/chat/completions": Operation(
+        "chat.completions", "openai", b"/chat/completions", b"/v1", include_usage=True
+    ),
+    b"/v1/completions": Operation("completions", "openai", b"/completions", b"/v1", include_usage=True),
+    b"/v1/responses": Operation("responses", "openai", b"/responses", b"/v1"),
+    b"/v1/embeddings": Operation("embeddings", "openai", b"/embeddings", b"/v1"),
+    b"/v1/messages": Operation("messages", "anthropic", b"/messages", b"/v1"),
+    b"/v1/messages/count_tokens": Operation(
+        "count_tokens", "anthropic", b"/messages/count_tokens", b"/v1", metered=False
+    ),
+}
+
+_GEMINI_ACTIONS: Final = {
+    b"generateContent": Operation("generateContent", "gemini", b"", b"/v1beta", model_in_path=True),
+    b"streamGenerateContent": Operation(
+        "streamGenerateContent", "gemini", b"", b"/v1beta", streams=True, model_in_path=True
+    ),
+    b"countTokens": Operation("countTokens", "gemini", b"", b"/v1beta", metered=False, model_in_path=True),
+    b"embedContent": Operation("embedContent", "gemini", b"", b"/v1beta", model_in_path=True),
+    b"batchEmbedContents": Operation("batchEmbedContents", "gemini", b"", b"/v1beta", model_in_path=True),
+}
+
+MODELS: Final = Operation("models", "openai", b"", b"", methods=("GET",), metered=False)
+GEMINI_MODELS: Final = Operation("models", "gemini", b"", b"", methods=("GET",), metered=False)
+
+_GEMINI_PATH: Final = re.compile(rb"/v1beta/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127}):([A-Za-z]{1,32})")
+_MODEL_PATH: Final = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._:/\-]{0,255})")
+_GEMINI_MODEL_PATH: Final = re.compile(rb"/v1beta/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127})")
+
+
+def find_operation(method: str, path: bytes) -> tuple[Operation, bytes]:
+    """Return (operation, model named by the path or b"").
+
+    Raises GatewayError 404 for a path we do not serve, 405 for a method it does not take.
+    """
+    operation = _POST.get(path)
+    model = b""
+    if operation is None:
+        operation, model = _find_other(path)
+    if method not in operation.methods:
+        raise GatewayError(
+            405,
+            "method_not_allowed",
+            f"method {method[:16]} is not allowed here",
+            param=", ".join(operation.methods),
+        )
+    return operation, model
+
+
+def _find_other(path: bytes) -> tuple[Operation, bytes]:
+    match = _GEMINI_PATH.fullmatch(path)
+    if match is not None and match[2] in _GEMINI_ACTIONS:
+        return _GEMINI_ACTIONS[match[2]], match[1]
+    if path == b"/v1/models":
+        return MODELS, b""
+    if path == b"/v1beta/models":
+        return GEMINI_MODELS, b""
+    match = _MODEL_PATH.fullmatch(path)
+    if match is not None:
+        return MODELS, match[1]
+    match = _GEMINI_MODEL_PATH.fullmatch(path)
+    if match is not None:
+        return GEMINI_MODELS, match[1]
+    raise GatewayError(404, "not_found", "unknown path")
+
+
+def guess_dialect(path: bytes) -> DialectName:
+    """Return the dialect to refuse in, for a path that may not be ours."""
+    if path.startswith(b"/v1/messages"):
+        return "anthropic"
+    if path.startswith(b"/v1beta/"):
+        return "gemini"
+    return "openai"

@@ -1,0 +1,32 @@
+"""The one door for refusals: a `GatewayError` becomes a status, headers and a body in the caller's dialect."""
+
+from types import ModuleType
+from typing import Final
+
+from fastroute.errors import GatewayError
+
+Header = tuple[bytes, bytes]
+
+JSON_TYPE: Final[Header] = (b"content-type", b"application/json")
+_CLOSE: Final[Header] = (b"connection", b"close")
+
+
+def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tuple[int, list[Header], bytes]:
+    """Return (status, headers, body) for a refusal."""
+    body: bytes = dialect.error_body(
+        error.status, error.code, error.message, error.param if error.status != 405 else None
+    )
+    headers = [
+        JSON_TYPE,
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+    ]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.status == 405 and error.param:
+        headers.append((b"allow", error.param.encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.close:
+        headers.append(_CLOSE)
+    return error.status, headers, body

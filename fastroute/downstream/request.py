@@ -1,0 +1,236 @@
+"""Reading a request: sizes, framing, headers that concern us, and one scan of the body that stays bytes."""
+
+import asyncio
+from typing import Final, NamedTuple
+
+from fastroute._core.jsonscan import (
+    KIND_ABSENT,
+    KIND_ARRAY,
+    KIND_FALSE,
+    KIND_NULL,
+    KIND_NUMBER,
+    KIND_OBJECT,
+    KIND_STRING,
+    KIND_STRING_ESCAPED,
+    KIND_TRUE,
+    ScanError,
+    Scanner,
+    unescape,
+)
+from fastroute.context import READ_BODY, Context
+from fastroute.downstream.asgi import AsgiDownstream
+from fastroute.errors import GatewayError
+
+#: Bodies larger than this are scanned in a thread, so that they stall nobody.
+SCAN_IN_THREAD_BYTES: Final = 1 << 18
+
+# The fields the gateway reads, in scan order; the offsets below are into the scan's flat tuple.
+FIELDS: Final = (
+    "model",
+    "stream",
+    "stream_options",
+    "messages",
+    "input",
+    "contents",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+)
+MODEL: Final = 0
+STREAM: Final = 3
+STREAM_OPTIONS: Final = 6
+OPEN: Final = 3 * len(FIELDS)
+
+_ANY_OBJECT: Final = (KIND_ABSENT, KIND_NULL, KIND_OBJECT)
+_NUMBER: Final = (KIND_ABSENT, KIND_NULL, KIND_NUMBER)
+_ARRAY: Final = (KIND_ABSENT, KIND_ARRAY)
+
+# field -> (offset, kinds allowed, what to say). `input` may be a string or an array, so it is not here.
+_CHECKS: Final = (
+    ("stream_options", 6, _ANY_OBJECT, "an object"),
+    ("messages", 9, _ARRAY, "an array"),
+    ("contents", 15, (*_ARRAY, KIND_OBJECT, KIND_STRING, KIND_STRING_ESCAPED), "an array"),
+    ("max_tokens", 18, _NUMBER, "a number"),
+    ("max_completion_tokens", 21, _NUMBER, "a number"),
+    ("max_output_tokens", 24, _NUMBER, "a number"),
+    ("n", 27, _NUMBER, "a number"),
+)
+
+_PLAIN_CONNECTION: Final = (b"keep-alive", b"close", b"")
+
+_SCAN_CODES: Final = {
+    "duplicate_key": "the request body names a field twice",
+    "too_deep": "the request body is nested too deeply",
+    "not_object": "the request body must be a JSON object",
+    "empty": "the request body is empty",
+    "invalid_utf8": "the request body is not valid UTF-8",
+    "number_out_of_range": "a number in the request body is out of range",
+}
+
+
+class Limits(NamedTuple):
+    """What a request may use. Bytes, milliseconds, counts."""
+
+    max_body_bytes: int
+    max_json_depth: int
+    max_uri_bytes: int
+    max_headers: int
+    body_timeout_ns: int
+
+
+class Head(NamedTuple):
+    """The header fields that concern us.
+
+    length: -1 without a content-length. connection: b"" unless it names more fields that must not go on. fastroute:
+    some field is addressed to us.
+    """
+
+    length: int
+    chunked: bool
+    content_type: bytes
+    encoding: bytes
+    bearer: bytes
+    api_key: bytes
+    google_key: bytes
+    credentials: int
+    fastroute: bool
+    expect: bytes
+    connection: bytes
+    hosts: int
+
+
+def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
+    """Collect the header fields that concern us, in one pass. Names are lower case already."""
+    length = -1
+    credentials = hosts = 0
+    chunked = fastroute = False
+    content_type = encoding = bearer = api_key = google_key = expect = connection = b""
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"authorization":
+            bearer = value
+            credentials += 1
+        elif name == b"x-api-key":
+            api_key = value
+        elif name == b"host":
+            hosts += 1
+        elif name == b"x-goog-api-key":
+            google_key = value
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name == b"content-encoding":
+            encoding = value
+        elif name == b"expect":
+            expect = value
+        elif name == b"connection":
+            connection = b"" if value.lower() in _PLAIN_CONNECTION else value
+        elif name.startswith(b"x-fastroute-") or name == b"x-request-id":
+            fastroute = True
+    return Head(
+        length,
+        chunked,
+        content_type,
+        encoding,
+        bearer,
+        api_key,
+        google_key,
+        credentials,
+        fastroute,
+        expect,
+        connection,
+        hosts,
+    )
+
+
+class RequestReader:
+    """Reads and checks one request after another, by the limits of the configuration."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._scanner = Scanner(FIELDS, limits.max_json_depth)
+
+    def check_head(self, downstream: AsgiDownstream, head: Head) -> None:
+        """Refuse what no body could make right."""
+        if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
+            raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
+        if len(downstream.headers) > self._limits.max_headers:
+            raise GatewayError(431, "headers_too_large", "too many header fields", close=True)
+        if head.hosts != 1 or (head.length >= 0 and head.chunked):
+            raise GatewayError(400, "invalid_request_error", "malformed request head", close=True)
+        if head.encoding and head.encoding.lower() != b"identity":
+            raise GatewayError(
+                415, "unsupported_media_type", "content-encoding is not supported; send the body uncompressed"
+            )
+        if head.content_type and not _is_json(head.content_type):
+            raise GatewayError(415, "unsupported_media_type", "content-type must be application/json")
+        if head.expect and head.expect.lower() != b"100-continue":
+            raise GatewayError(417, "expectation_failed", "unknown expectation", close=True)
+        if head.length > self._limits.max_body_bytes:
+            raise GatewayError(
+                413,
+                "request_too_large",
+                f"the request body is larger than {self._limits.max_body_bytes} bytes",
+                close=True,
+            )
+
+    async def read_body(self, downstream: AsgiDownstream, ctx: Context, head: Head) -> None:
+        """Read the body into `ctx.body` and scan it into `ctx.scan`, `ctx.model*` and `ctx.stream`."""
+        ctx.enter(READ_BODY, self._limits.body_timeout_ns)
+        body = await downstream.read_body(head.length, self._limits.max_body_bytes)
+        ctx.body = body
+        ctx.request_bytes = len(body)
+        try:
+            if len(body) <= SCAN_IN_THREAD_BYTES:
+                scan = self._scanner.scan(body)
+            else:
+                scan = await asyncio.to_thread(self._scanner.scan, body)
+        except ScanError as error:
+            raise _refusal(error) from None
+        ctx.scan = scan
+        self._peek(ctx, scan)
+
+    def _peek(self, ctx: Context, scan: tuple[int, ...]) -> None:
+        kind = scan[STREAM]
+        if kind == KIND_TRUE:
+            ctx.stream = True
+        elif kind not in (KIND_ABSENT, KIND_FALSE, KIND_NULL):
+            raise wrong_type("stream", "a boolean")
+        for name, offset, kinds, wanted in _CHECKS:
+            if scan[offset] not in kinds:
+                raise wrong_type(name, wanted)
+        if ctx.operation.model_in_path:
+            ctx.stream = ctx.operation.streams
+            return
+        kind = scan[MODEL]
+        if kind == KIND_STRING:
+            ctx.model_start, ctx.model_end = scan[1] + 1, scan[2] - 1
+        elif kind == KIND_STRING_ESCAPED:
+            ctx.model = unescape(ctx.body, scan[1], scan[2]).decode()
+        elif kind in (KIND_ABSENT, KIND_NULL):
+            raise GatewayError(400, "invalid_request_error", "you must provide a model parameter", param="model")
+        else:
+            raise wrong_type("model", "a string")
+
+
+def wrong_type(field: str, wanted: str) -> GatewayError:
+    """Return the refusal of a field of the wrong JSON type."""
+    return GatewayError(400, "invalid_request_error", f"'{field}' must be {wanted}", param=field)
+
+
+def _is_json(content_type: bytes) -> bool:
+    if content_type == b"application/json":
+        return True
+    media, _, parameters = content_type.partition(b";")
+    charset = parameters.strip().lower().replace(b'"', b"")
+    return media.strip().lower() == b"application/json" and charset in (b"", b"charset=utf-8", b"charset=utf8")
+
+
+def _refusal(error: ScanError) -> GatewayError:
+    message = _SCAN_CODES.get(error.code, "the request body is not valid JSON")
+    return GatewayError(
+        400, "invalid_request_error", f"{message} (at byte {error.offset})", param=error.key[:64] or None
+    )

@@ -1,0 +1,617 @@
+"""The corridor: one request from its first byte to its ledger row, in the order it happens.
+
+Rooms return values; only this file and ``downstream`` touch the client. See docs/request.md.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from fastroute._core.counters import Segment
+from fastroute._core.h1 import UpstreamError
+from fastroute._core.sse import StreamMeter
+from fastroute.billing.cost import cost_nano_usd
+from fastroute.billing.estimate import estimate_usage
+from fastroute.billing.journal import JournalWriter
+from fastroute.clock import Clock
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context, Header
+from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
+from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream, ClientGoneError
+from fastroute.downstream.operations import Operation, find_operation, guess_dialect
+from fastroute.downstream.reply import JSON_TYPE, error_reply
+from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, Head, RequestReader, read_head
+from fastroute.downstream.watch import Watch
+from fastroute.errors import GatewayError
+from fastroute.failover import classify
+from fastroute.failover.classify import Outcome
+from fastroute.interfaces import DialectName, Exchange, Record
+from fastroute.load.inflight import Permit
+from fastroute.routing.listing import model_document
+from fastroute.routing.table import Route, Tier, unknown_model
+from fastroute.snapshot import Snapshot
+from fastroute.upstream.endpoint import Endpoint
+from fastroute.upstream.headers import without_connection_fields
+from fastroute.upstream.transport import UpstreamRequest
+
+log = logging.getLogger("fastroute")
+
+#: A whole answer up to this size is held until it is complete, so that one that breaks off can still fail over.
+HOLD_BYTES: Final = 1 << 20
+#: Of an error answer that is about to be retried, this much is kept in case every other attempt fails too.
+HOLD_ERROR_BYTES: Final = 1 << 16
+#: A streamed answer that is no event stream is kept for metering up to this size; beyond it usage is estimated.
+METER_BYTES: Final = 16 << 20
+#: Bodies larger than this are parsed in a thread.
+PARSE_IN_THREAD_BYTES: Final = 1 << 18
+
+_EVENT_STREAM: Final = b"text/event-stream"
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+_ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
+
+Answer = tuple[int, list[Header], bytes]
+
+
+class Gateway:
+    """One worker's corridor. `snapshot` may be replaced at any time; a request keeps the one it began with."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        reader: RequestReader,
+        segment: Segment,
+        worker: int,
+        journal: JournalWriter,
+        watch: Watch,
+        clock: Clock,
+        id_prefix: str,
+    ) -> None:
+        self.snapshot = snapshot
+        self._reader = reader
+        self._segment = segment
+        self._worker = worker
+        self._journal = journal
+        self._watch = watch
+        self._now = clock.monotonic_ns
+        self._wall = clock.wall_ns
+        self._id_prefix = id_prefix
+
+    async def handle(self, downstream: AsgiDownstream) -> None:
+        """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
+        snapshot = self.snapshot
+        record_id = self._journal.next_id()
+        ctx = Context(
+            snapshot,
+            downstream,
+            record_id,
+            f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}",
+            self._now(),
+            self._wall(),
+            asyncio.current_task(),
+        )
+        ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
+        self._watch.enter(ctx)
+        try:
+            operation, model = find_operation(downstream.method, downstream.path)
+            ctx.operation = operation
+            ctx.dialect = snapshot.dialects[operation.dialect]
+            ctx.headers = downstream.headers
+            ctx.query = downstream.query
+            head = read_head(downstream.headers)
+            self._reader.check_head(downstream, head)
+            ctx.principal = snapshot.keys.identify(
+                head.bearer, head.api_key, head.google_key, downstream.query, head.credentials
+            )
+            if operation.name == "models":
+                await self._list_models(downstream, ctx, model, head.api_key != b"")
+                return
+            await self._reader.read_body(downstream, ctx, head)
+            if head.fastroute or head.connection:
+                _read_own_headers(ctx, head)
+            route = _resolve(snapshot, ctx, model)
+            ctx.admitted = True
+            await self._serve(downstream, ctx, snapshot, route)
+        except GatewayError as error:
+            await self._refuse(downstream, ctx, error)
+        except ClientGoneError:
+            ctx.outcome = "cancelled"
+        except asyncio.CancelledError:
+            await self._interrupted(downstream, ctx)
+        except AnswerCutError:
+            raise
+        except Exception:  # a fault of ours must still answer, settle and leave a trace
+            log.exception("request %s failed inside the gateway", ctx.request_id)
+            await self._refuse(
+                downstream, ctx, GatewayError(500, "internal_error", "internal error", fault="gateway")
+            )
+        finally:
+            self._watch.leave(ctx)
+            self._settle(ctx)
+
+    async def _list_models(
+        self, downstream: AsgiDownstream, ctx: Context, model: bytes, anthropic: bool
+    ) -> None:
+        names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
+        shape: DialectName = ctx.operation.dialect
+        if anthropic and shape == "openai":
+            shape = "anthropic"
+        body = model_document(names, shape, model)
+        headers = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"x-request-id", ctx.request_id.encode())]
+        await downstream.respond(200, headers, body)
+
+    # --- attempts
+
+    async def _serve(
+        self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route
+    ) -> None:
+        """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
+        tiers = route.tiers[ctx.operation.dialect]
+        tried: list[int] = []
+        held: Answer | None = None
+        failure: UpstreamError | None = None
+        while ctx.attempts < snapshot.max_attempts:
+            position = _choose(tiers, tried, ctx, snapshot)
+            if position < 0:
+                break
+            tried.append(position)
+            endpoint = snapshot.endpoints[position]
+            ctx.endpoint = endpoint
+            ctx.attempts += 1
+            last = ctx.attempts >= snapshot.max_attempts or not _others(tiers, tried, ctx, snapshot)
+            permit = Permit(self._segment, self._worker, endpoint.index)
+            exchange: Exchange | None = None
+            outcome = classify.CANCELLED
+            try:
+                request, strip = _encode(ctx, endpoint)
+                exchange, outcome, failure = await self._send(request, endpoint, ctx, snapshot)
+                if exchange is None:
+                    continue
+                if outcome.retryable and not last:
+                    held = await self._hold(exchange, ctx, route)
+                    continue
+                if _is_held(ctx, exchange):
+                    body, failure = await self._collect(exchange, ctx)
+                    if failure is not None:
+                        outcome = snapshot.classifier.transport(failure.kind)
+                        continue
+                    if body is not None:
+                        await self._answer(downstream, ctx, exchange, route, body, outcome)
+                        return
+                outcome = await self._relay(downstream, ctx, exchange, route, strip, outcome)
+                if not downstream.finished:
+                    # Not an event stream: nothing that could be appended would be true. Cutting the connection is.
+                    raise AnswerCutError
+                return
+            finally:
+                permit.release(outcome.blames)
+                ctx.outcome = outcome.name
+                if exchange is not None:
+                    exchange.close()
+        if held is not None:
+            status, headers, body = held
+            ctx.status = status
+            ctx.response_bytes = len(body)
+            self._settle(ctx)
+            await downstream.respond(status, headers, body)
+        elif failure is not None:
+            raise _bad_gateway(failure)
+        else:
+            raise GatewayError(
+                503,
+                "no_healthy_provider",
+                "no provider is available for this model",
+                retry_after_s=1,
+                fault="gateway",
+                retry_safe=True,
+            )
+
+    async def _send(
+        self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
+    ) -> tuple[Exchange | None, Outcome, UpstreamError | None]:
+        """Send one attempt; return (exchange with its head, verdict, failure)."""
+        sent_ns = self._now()
+        try:
+            exchange = await endpoint.transport.send(request, ctx)
+        except UpstreamError as error:
+            return None, snapshot.classifier.transport(error.kind), error
+        except asyncio.CancelledError:
+            if ctx.interrupted not in (CONNECT, FIRST_BYTE):
+                raise
+            reason = ctx.resume()
+            what = "connect" if reason == CONNECT else "answer"
+            failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
+            return None, classify.TIMEOUT, failure
+        finally:
+            now = self._now()
+            ctx.upstream_ns += now - sent_ns
+        ctx.first_byte_ns = now
+        ctx.enter(STREAM, endpoint.idle_ns)
+        return exchange, snapshot.classifier.status(exchange.status), None
+
+    async def _collect(
+        self, exchange: Exchange, ctx: Context
+    ) -> tuple[bytes | None, UpstreamError | None]:
+        """Read a whole answer; (None, None) once it proves larger than is held: it is then relayed as it comes."""
+        body = exchange.read()
+        if exchange.complete:
+            return body, None
+        pieces = [body]
+        size = len(body)
+        try:
+            while not exchange.complete:
+                await exchange.wait()
+                data = exchange.read()
+                pieces.append(data)
+                size += len(data)
+                ctx.progress += 1
+                if size > HOLD_BYTES:
+                    ctx.overflow = pieces
+                    return None, None
+        except UpstreamError as error:
+            return None, error
+        except asyncio.CancelledError:
+            if ctx.interrupted != STREAM:
+                raise
+            ctx.resume()
+            return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
+        return b"".join(pieces), None
+
+    async def _hold(self, exchange: Exchange, ctx: Context, route: Route) -> Answer | None:
+        """Keep an error answer that another attempt may make unnecessary; None if it is too large or breaks off."""
+        pieces = [exchange.read()]
+        size = len(pieces[0])
+        try:
+            while not exchange.complete:
+                if size > HOLD_ERROR_BYTES:
+                    return None
+                await exchange.wait()
+                pieces.append(exchange.read())
+                size += len(pieces[-1])
+                ctx.progress += 1
+        except UpstreamError:
+            return None
+        return exchange.status, self._reply_headers(ctx, exchange, route), b"".join(pieces)
+
+    # --- answering
+
+    async def _answer(
+        self,
+        downstream: AsgiDownstream,
+        ctx: Context,
+        exchange: Exchange,
+        route: Route,
+        body: bytes,
+        outcome: Outcome,
+    ) -> None:
+        """Send a whole answer: meter, settle, then let the client have it."""
+        ctx.status = exchange.status
+        ctx.response_bytes = len(body)
+        if outcome.name == "ok" and ctx.operation.metered:
+            await self._meter_json(ctx, body)
+        headers = self._reply_headers(ctx, exchange, route)
+        ctx.outcome = outcome.name
+        self._settle(ctx)
+        await downstream.respond(exchange.status, headers, body)
+
+    async def _relay(
+        self,
+        downstream: AsgiDownstream,
+        ctx: Context,
+        exchange: Exchange,
+        route: Route,
+        strip: bool,
+        outcome: Outcome,
+    ) -> Outcome:
+        """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
+        ctx.status = exchange.status
+        events = _is_event_stream(exchange.headers)
+        meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events)
+        kept: list[bytes] | None = None if events else []
+        await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
+        pending = b"".join(ctx.overflow) if ctx.overflow else b""
+        ctx.overflow = None
+        broken = ""
+        try:
+            while True:
+                data = pending or exchange.read()
+                if data:
+                    pending = b""
+                    ctx.progress += 1
+                    ctx.response_bytes += len(data)
+                    if kept is None:
+                        data = meter.feed(data)
+                    elif ctx.response_bytes <= METER_BYTES:
+                        kept.append(data)
+                    if data:
+                        ctx.phase = SEND
+                        await downstream.send(data)
+                        ctx.phase = STREAM
+                elif exchange.complete:
+                    break
+                else:
+                    await exchange.wait()
+        except UpstreamError as error:
+            broken = error.message
+        except asyncio.CancelledError:
+            if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
+                await self._meter_relay(ctx, meter, kept, outcome, whole=False)
+                raise
+            broken = _INTERRUPTIONS[ctx.resume()]
+        tail = meter.finish()
+        await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
+        if broken:
+            outcome = classify.STREAM_BROKEN
+        ctx.outcome = outcome.name
+        self._settle(ctx)
+        if broken and kept is not None:
+            return outcome
+        if broken:
+            tail += ctx.dialect.error_event(502, "upstream_error", broken)
+        await downstream.finish(tail)
+        return outcome
+
+    async def _meter_json(self, ctx: Context, body: bytes) -> None:
+        if len(body) <= PARSE_IN_THREAD_BYTES:
+            usage = ctx.dialect.usage_from_json(body)
+        else:
+            usage = await asyncio.to_thread(ctx.dialect.usage_from_json, body)
+        if usage is None:
+            ctx.usage = estimate_usage(ctx.request_bytes, 0, len(body), None)
+            ctx.usage_source = "estimated"
+        else:
+            ctx.usage = usage
+            ctx.usage_source = "provider"
+
+    async def _meter_relay(
+        self, ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool
+    ) -> None:
+        """Take the usage out of what was relayed; estimate what the provider did not get round to reporting."""
+        if outcome.name != "ok" or not ctx.operation.metered:
+            return
+        if kept is not None and ctx.response_bytes <= METER_BYTES and whole:
+            await self._meter_json(ctx, b"".join(kept))
+            return
+        usage = ctx.dialect.usage_from_events(meter.usage_events)
+        if usage is not None and (whole or meter.finished):
+            ctx.usage = usage
+            ctx.usage_source = "provider"
+        elif ctx.response_bytes or usage is not None:
+            content = meter.content_bytes if kept is None else ctx.response_bytes
+            ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
+            ctx.usage_source = "estimated"
+
+    def _reply_headers(self, ctx: Context, exchange: Exchange, route: Route) -> list[Header]:
+        endpoint: Endpoint = ctx.endpoint
+        headers = exchange.headers
+        own = b"x-request-id"
+        for name, _ in headers:
+            if name == own:
+                # The provider's id is what its support asks for; ours stands beside it.
+                own = b"x-fastroute-request-id"
+                break
+        overhead_us = (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000
+        return [
+            *headers,
+            endpoint.reply_header,
+            (b"x-fastroute-model", ctx.model.encode()),
+            _ATTEMPTS[ctx.attempts],
+            route.strategy_header,
+            (b"x-fastroute-overhead-us", b"%d" % overhead_us),
+            (own, ctx.request_id.encode()),
+        ]
+
+    # --- ends
+
+    async def _refuse(self, downstream: AsgiDownstream, ctx: Context, error: GatewayError) -> None:
+        ctx.error = error
+        if ctx.attempts == 0:
+            ctx.outcome = "refused" if error.fault != "gateway" or error.status == 503 else "internal_error"
+        elif error.status == 500:
+            ctx.outcome = "internal_error"
+        ctx.status = error.status
+        if downstream.started:
+            raise AnswerCutError(error.code)
+        dialect = ctx.dialect or ctx.snapshot.dialects[guess_dialect(downstream.path)]
+        status, headers, body = error_reply(error, dialect, ctx.request_id)
+        if ctx.attempts:
+            headers.append(_ATTEMPTS[ctx.attempts])
+        self._settle(ctx)
+        await downstream.respond(status, headers, body)
+
+    async def _interrupted(self, downstream: AsgiDownstream, ctx: Context) -> None:
+        """End a request that the watch, or the server below, cut short."""
+        reason = ctx.interrupted
+        if reason is None:
+            ctx.outcome = "cancelled"
+            raise asyncio.CancelledError
+        ctx.resume()
+        if reason in (CLIENT_GONE, SEND):
+            ctx.outcome = "cancelled" if reason == CLIENT_GONE else "timeout"
+            if reason == SEND:
+                raise AnswerCutError(reason)
+            return
+        if ctx.attempts:
+            ctx.outcome = "timeout"
+        await self._refuse(downstream, ctx, _REFUSALS[reason]())
+
+    def _settle(self, ctx: Context) -> None:
+        """Write the one record of an admitted request. Later calls do nothing."""
+        if ctx.settled or not ctx.admitted:
+            return
+        ctx.settled = True
+        endpoint: Endpoint | None = ctx.endpoint
+        usage = ctx.usage
+        cost: int | None = 0
+        if ctx.usage_source != "none":
+            cost = cost_nano_usd(ctx.snapshot.cards[endpoint.index] if endpoint is not None else None, usage)
+        self._journal.append(
+            Record(
+                ctx.record_id,
+                ctx.arrived_wall_ns,
+                ctx.request_id,
+                ctx.principal.key_id,
+                ctx.principal.tenant,
+                ctx.operation.dialect,
+                ctx.operation.name,
+                ctx.model,
+                endpoint.provider if endpoint is not None else "",
+                endpoint.id if endpoint is not None else "",
+                endpoint.upstream_name(ctx.model) if endpoint is not None else "",
+                ctx.stream,
+                ctx.status,
+                ctx.outcome,
+                ctx.attempts,
+                usage,
+                ctx.usage_source,
+                cost is not None,
+                cost or 0,
+                (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
+                (self._now() - ctx.started_ns) // 1000,
+                ctx.request_bytes,
+                ctx.response_bytes,
+            )
+        )
+
+
+_INTERRUPTIONS: Final = {
+    STREAM: "the provider stopped in the middle of its answer",
+    TOTAL: "the request's deadline passed",
+    DRAIN: "the gateway is shutting down",
+}
+
+_REFUSALS: Final = {
+    "read_body": lambda: GatewayError(
+        408, "request_timeout", "the request body did not arrive in time", close=True
+    ),
+    CONNECT: lambda: GatewayError(504, "deadline_exceeded", "the provider did not connect in time"),
+    FIRST_BYTE: lambda: GatewayError(504, "deadline_exceeded", "the provider did not answer in time"),
+    STREAM: lambda: GatewayError(504, "deadline_exceeded", "the provider stopped in the middle of its answer"),
+    TOTAL: lambda: GatewayError(504, "deadline_exceeded", "the request's deadline passed"),
+    DRAIN: lambda: GatewayError(
+        503, "shutting_down", "the gateway is shutting down", retry_after_s=1, fault="gateway", retry_safe=True
+    ),
+}
+
+
+def _bad_gateway(failure: UpstreamError) -> GatewayError:
+    if failure.kind == "timeout":
+        return GatewayError(504, "deadline_exceeded", failure.message, fault="upstream")
+    if failure.kind == "overflow":
+        return GatewayError(503, "overloaded", failure.message, retry_after_s=1, fault="gateway", retry_safe=True)
+    return GatewayError(502, "upstream_error", failure.message, fault="upstream", retry_safe=not failure.sent)
+
+
+def _read_own_headers(ctx: Context, head: Head) -> None:
+    """Read what the caller asks of us in header fields, and take them out of what goes upstream."""
+    for name, value in ctx.headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            ctx.request_id = value.decode()
+        elif name == b"x-fastroute-provider":
+            ctx.only_provider = value.decode(errors="replace")
+        elif name == b"x-fastroute-exclude":
+            ctx.exclude = frozenset(part.strip() for part in value.decode(errors="replace").split(","))
+        elif name == b"x-fastroute-timeout-ms":
+            if not value.isdigit() or not 0 < len(value) <= 9:
+                raise GatewayError(
+                    400, "invalid_request_error", "x-fastroute-timeout-ms must be a number of milliseconds"
+                )
+            ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + int(value) * 1_000_000)
+    ctx.headers = without_connection_fields(ctx.headers, head.connection)
+
+
+def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
+    """Find the route of the model named by path or body, for this caller."""
+    if path_model:
+        named, start, end = path_model, 0, len(path_model)
+    elif ctx.model_end:
+        named, start, end = ctx.body, ctx.model_start, ctx.model_end
+    else:
+        named = ctx.model.encode()
+        start, end = 0, len(named)
+    model, route = snapshot.routes.resolve(named, start, end, ctx.operation.dialect)
+    ctx.called = model
+    ctx.model = route.name or model
+    if not ctx.principal.may_use(model):
+        raise unknown_model(named[start:end])
+    return route
+
+
+def _available(endpoint: Endpoint, ctx: Context) -> bool:
+    """The one gate of this version: what the caller asked for by header."""
+    if ctx.only_provider is not None and endpoint.provider != ctx.only_provider:
+        return False
+    return endpoint.provider not in ctx.exclude
+
+
+def _candidates(tier: Tier, tried: list[int], ctx: Context, snapshot: Snapshot) -> Sequence[int]:
+    if not tried and ctx.only_provider is None and not ctx.exclude:
+        return tier.candidates
+    return [p for p in tier.candidates if p not in tried and _available(snapshot.endpoints[p], ctx)]
+
+
+def _choose(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: Snapshot) -> int:
+    """Return an endpoint of the first tier that has a candidate, -1 if none has."""
+    for tier in tiers:
+        candidates = _candidates(tier, tried, ctx, snapshot)
+        if candidates:
+            return tier.strategy.pick(candidates)
+    return -1
+
+
+def _others(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: Snapshot) -> bool:
+    return any(_candidates(tier, tried, ctx, snapshot) for tier in tiers)
+
+
+def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
+    """Return the request for one endpoint, and whether the usage it asks for is to be taken out of the answer."""
+    operation: Operation = ctx.operation
+    name = endpoint.upstream_name(ctx.model)
+    body = ctx.body
+    strip = False
+    target = endpoint.target(operation, name, _without_key(ctx.query) if ctx.query else b"")
+    if not operation.model_in_path:
+        edits: list[Edit] = []
+        if name != ctx.called:
+            edits.append(model_edit(ctx.scan[MODEL + 1], ctx.scan[MODEL + 2], name.encode()))
+        if ctx.stream and operation.include_usage and endpoint.include_usage:
+            kind, start, end = ctx.scan[STREAM_OPTIONS : STREAM_OPTIONS + 3]
+            edit = usage_edit(body, kind, start, end, ctx.scan[OPEN])
+            if edit is not None:
+                edits.append(edit)
+                strip = True
+        if edits:
+            body = splice(body, edits)
+    extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
+    request = UpstreamRequest(
+        target,
+        endpoint.head_start(operation, target),
+        ctx.headers,
+        extra,
+        body,
+        endpoint.connect_ns,
+        endpoint.first_byte_ns,
+    )
+    return request, strip
+
+
+def _without_key(query: bytes) -> bytes:
+    """Return the query less the client's credential."""
+    if b"key=" not in query:
+        return query
+    return b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"key="))
+
+
+def _is_event_stream(headers: list[Header]) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
+    return False
+
+
+def _is_held(ctx: Context, exchange: Exchange) -> bool:
+    """Whether the answer is sent only once it is complete: everything that is not streamed, unless it is large."""
+    if exchange.length > HOLD_BYTES or _is_event_stream(exchange.headers):
+        return False
+    return not ctx.stream or exchange.length >= 0

@@ -1,0 +1,73 @@
+"""From a model name to a route: exact names through the model table, then globs in the order of the configuration."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from fastroute._core.modeltable import ModelTable
+from fastroute.errors import GatewayError
+from fastroute.interfaces import DialectName, Strategy
+
+#: A model name longer than this is unknown without being looked at.
+MAX_MODEL_BYTES: Final = 256
+
+
+class Tier:
+    """Interchangeable endpoints: positions into the snapshot's endpoint list, and the strategy that chooses."""
+
+    __slots__ = ("candidates", "strategy")
+
+    def __init__(self, candidates: tuple[int, ...], strategy: Strategy) -> None:
+        self.candidates = candidates
+        self.strategy = strategy
+
+
+class Route:
+    """What a model name stands for: tiers of endpoints for each dialect it can be asked in, lower tiers first.
+
+    name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
+    """
+
+    __slots__ = ("name", "strategy_header", "tiers")
+
+    def __init__(self, name: str, strategy_name: str, tiers: dict[DialectName, tuple[Tier, ...]]) -> None:
+        self.name = name
+        self.strategy_header = (b"x-fastroute-strategy", strategy_name.encode())
+        self.tiers = tiers
+
+
+class RouteTable:
+    """All routes of a snapshot. Aliases are flattened into `exact` before they come here."""
+
+    def __init__(self, exact: dict[str, Route], globs: Sequence[tuple[str, Route]]) -> None:
+        self._routes = list(exact.values())
+        self._names = list(exact)
+        self._table = ModelTable([name.encode() for name in self._names])
+        self._globs = [(re.compile(fnmatch.translate(glob)), route) for glob, route in globs]
+        self._models = tuple(dict.fromkeys(self._names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return every exact public name, aliases included, in the order of the configuration."""
+        return self._models
+
+    def resolve(self, body: bytes, start: int, end: int, dialect: DialectName) -> tuple[str, Route]:
+        """Return (public name, route) of the model named by body[start:end]. Raises GatewayError 404."""
+        index = self._table.lookup(body, start, end)
+        if index >= 0 and dialect in self._routes[index].tiers:
+            return self._names[index], self._routes[index]
+        if self._globs and 0 < end - start <= MAX_MODEL_BYTES:
+            name = body[start:end].decode()
+            for pattern, route in self._globs:
+                if dialect in route.tiers and pattern.fullmatch(name):
+                    return name, route
+        raise unknown_model(body[start:end])
+
+
+def unknown_model(name: bytes) -> GatewayError:
+    """Return the refusal of a model nobody serves (or the caller may not use, which must look the same)."""
+    shown = name[:64].decode(errors="replace")
+    return GatewayError(
+        404, "model_not_found", f"the model '{shown}' does not exist or you may not use it", param="model"
+    )

@@ -1,0 +1,271 @@
+"""The supervisor: binds the sockets, starts the workers and the control plane, restarts what dies, drains on SIGTERM.
+
+It serves nothing itself and has one thread, so its children can be forked: they inherit the checked configuration and
+the listening sockets. Those stay open when a worker dies, so that connections wait instead of being refused.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+import uvloop
+
+from fastroute._core.counters import ATOMIC, Segment
+from fastroute.build import endpoint_specs
+from fastroute.clock import SYSTEM_CLOCK, sleep
+from fastroute.config.schema import Config
+from fastroute.control.plane import ControlPlane
+from fastroute.downstream.listener import QuietCuts, open_socket
+from fastroute.errors import FastrouteError
+from fastroute.worker import Inheritance, run_worker
+from fastroute.words import DRAINING
+
+log = logging.getLogger("fastroute")
+
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 30.0
+#: A child that lived this long was well: its next restart is at once again.
+WELL_AFTER_S: Final = 30.0
+#: After the grace time, children get this long before they are killed.
+KILL_AFTER_S: Final = 5.0
+CONTROL_STOP_S: Final = 30.0
+
+_CONTROL: Final = -1
+
+
+class ServeError(FastrouteError):
+    """The gateway cannot start; the message says why."""
+
+
+class Child:
+    """One supervised process: a worker slot, or the control plane."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.pid = 0
+        self.started_s = 0.0
+        self.restart_at_s = 0.0
+        self.backoff_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return what to call it in a log line."""
+        return "control plane" if self.slot == _CONTROL else f"worker {self.slot}"
+
+
+class Supervisor:
+    """The process group. `run` returns the exit status."""
+
+    def __init__(self, config: Config, announce: Callable[[Config, int, int], None]) -> None:
+        self._config = config
+        self._announce = announce
+        self._children: list[Child] = []
+        self._signals: list[int] = []
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain. Raises ServeError if it cannot start."""
+        server = self._config.server
+        lock_fd = _lock_state_dir(server.state_dir)
+        data = _bind(server.host, server.port, server.backlog)
+        admin = _bind(server.admin.host, server.admin_port, 128)
+        segment_path = os.path.join(server.state_dir, "segment")
+        self._segment = Segment.create(segment_path, server.workers, max(1, len(endpoint_specs(self._config))))
+        self._inherited = Inheritance(self._config, segment_path, data, admin, self._life_read)
+        if not ATOMIC and server.workers > 1:
+            log.warning("the pure-Python core has no atomics: counts shared by %d workers are not exact", server.workers)
+        self._catch_signals()
+        self._children = [Child(_CONTROL), *(Child(slot) for slot in range(server.workers))]
+        for child in self._children:
+            self._start(child)
+        self._announce(self._config, data.getsockname()[1], admin.getsockname()[1])
+        self._watch()
+        status = self._drain(data)
+        os.close(lock_fd)
+        return status
+
+    # --- watching
+
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: self._signals.append(number))
+
+    def _watch(self) -> None:
+        """Restart children as they die, until told to stop."""
+        while not self._told_to_stop():
+            self._reap()
+            now_s = _now_s()
+            due = [child for child in self._children if not child.pid]
+            for child in due:
+                if child.restart_at_s <= now_s:
+                    self._start(child)
+            waiting = [child.restart_at_s - now_s for child in self._children if not child.pid]
+            self._wait(min(waiting, default=3600.0))
+
+    def _told_to_stop(self) -> bool:
+        numbers, self._signals = self._signals, []
+        if signal.SIGHUP in numbers:
+            log.warning("SIGHUP: this version cannot reload its configuration; restart it instead")
+        return signal.SIGTERM in numbers or signal.SIGINT in numbers
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep until a signal comes or the time is up."""
+        if self._signals:
+            return
+        select.select([self._wake_read], [], [], max(0.0, seconds))
+        try:
+            while os.read(self._wake_read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reap(self) -> None:
+        """Note which children have died, and when each is to be started again."""
+        for child in self._children:
+            if child.pid and os.waitpid(child.pid, os.WNOHANG)[0]:
+                self._died(child)
+
+    def _died(self, child: Child) -> None:
+        if child.slot != _CONTROL:
+            # Its requests died with it.
+            self._segment.clear_worker(child.slot)
+        now_s = _now_s()
+        lived_s = now_s - child.started_s
+        if lived_s >= WELL_AFTER_S:
+            child.backoff_s = 0.0
+        log.error("%s (pid %d) died after %.1f s; restart in %.1f s", child.name, child.pid, lived_s, child.backoff_s)
+        child.pid = 0
+        child.restart_at_s = now_s + child.backoff_s
+        child.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, child.backoff_s * 2))
+
+    # --- children
+
+    def _start(self, child: Child) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become(child)
+        child.pid = pid
+        child.started_s = _now_s()
+
+    def _become(self, child: Child) -> NoReturn:
+        """Be the child. Never returns into the supervisor's code."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            os.close(self._life_write)
+            if child.slot == _CONTROL:
+                _run_control(self._inherited)
+            else:
+                run_worker(child.slot, self._inherited)
+            status = 0
+        except BaseException:  # whatever it is, it ends this process, and only this one
+            log.exception("%s failed", child.name)
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _drain(self, data: socket.socket) -> int:
+        """Readiness goes first, then the listeners, then requests finish, then the ledger is brought up to date."""
+        drain = self._config.server.drain
+        self._segment.set_word(DRAINING, 1)
+        log.info("draining")
+        sleep(drain.readiness_delay_ms / 1000)
+        data.close()
+        workers = [child for child in self._children if child.slot != _CONTROL]
+        status = self._stop(workers, drain.grace_ms / 1000 + KILL_AFTER_S)
+        control = [child for child in self._children if child.slot == _CONTROL]
+        return max(status, self._stop(control, CONTROL_STOP_S))
+
+    def _stop(self, children: list[Child], timeout_s: float) -> int:
+        """Ask children to end and wait; kill those that do not. Returns 0 if all ended by themselves."""
+        for child in children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+        end_s = _now_s() + timeout_s
+        status = 0
+        while True:
+            left = [child for child in children if child.pid and not os.waitpid(child.pid, os.WNOHANG)[0]]
+            for child in children:
+                if child not in left:
+                    child.pid = 0
+            if not left:
+                return status
+            impatient = self._told_to_stop()
+            if impatient or _now_s() >= end_s:
+                for child in left:
+                    log.error("%s did not end in time; killed", child.name)
+                    os.kill(child.pid, signal.SIGKILL)
+                    os.waitpid(child.pid, 0)
+                    child.pid = 0
+                return 1
+            self._wait(min(1.0, end_s - _now_s()))
+
+
+def _now_s() -> float:
+    return SYSTEM_CLOCK.monotonic_ns() / 1e9
+
+
+def _bind(host: str, port: int, backlog: int) -> socket.socket:
+    try:
+        return open_socket(host, port, backlog)
+    except OSError as error:
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _lock_state_dir(state_dir: str) -> int:
+    """Take the state directory for this process group alone; return the descriptor that holds the lock."""
+    try:
+        os.makedirs(state_dir, mode=0o700, exist_ok=True)
+        fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ServeError(f"cannot use the state directory {state_dir}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise ServeError(f"another fastroute uses the state directory {state_dir}") from None
+    return fd
+
+
+def _run_control(inherited: Inheritance) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def orphaned() -> None:
+            loop.remove_reader(inherited.life_fd)
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_reader(inherited.life_fd, orphaned)
+        segment = Segment.open(inherited.segment_path)
+        await ControlPlane(inherited.config, segment, inherited.admin_socket).run(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def configure_logging() -> None:
+    """Log to standard error; the server below only speaks up when something is wrong."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+    )
+    for name in ("_granian", "httpx", "httpcore", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(QuietCuts())

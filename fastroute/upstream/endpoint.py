@@ -1,0 +1,113 @@
+"""An endpoint: one provider, key and model that can be dialled, with everything that is constant about it."""
+
+from typing import Any
+from urllib.parse import quote
+
+from fastroute.upstream.transport import Transport
+
+Header = tuple[bytes, bytes]
+
+
+class Endpoint:
+    """One dialable endpoint. Its runtime numbers live in the shared segment, under `index`.
+
+    upstream_model: the name the provider knows, "" for "as the client called it". base_path: the path of the base
+    URL. Timeouts are nanoseconds.
+    """
+
+    __slots__ = (
+        "_starts",
+        "authority",
+        "base_path",
+        "connect_ns",
+        "default_headers",
+        "dialect",
+        "fixed",
+        "first_byte_ns",
+        "id",
+        "idle_ns",
+        "include_usage",
+        "index",
+        "key_id",
+        "provider",
+        "reply_header",
+        "total_ns",
+        "transport",
+        "upstream_model",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        provider: str,
+        key_id: str,
+        model: str,
+        upstream_model: str,
+        weight: int,
+        dialect: Any,
+        authority: bytes,
+        base_path: bytes,
+        fixed: list[Header],
+        default_headers: tuple[Header, ...],
+        include_usage: bool,
+        timeouts: Any,
+        transport: Transport,
+    ) -> None:
+        self.index = index
+        self.id = f"{provider}/{key_id}/{model}"
+        self.provider = provider
+        self.key_id = key_id
+        self.upstream_model = upstream_model
+        self.weight = weight
+        self.dialect = dialect
+        self.authority = authority
+        self.base_path = base_path
+        self.fixed = fixed
+        self.default_headers = default_headers
+        self.include_usage = include_usage
+        self.connect_ns = timeouts.connect_ms * 1_000_000
+        self.first_byte_ns = timeouts.first_byte_ms * 1_000_000
+        self.idle_ns = timeouts.idle_ms * 1_000_000
+        self.total_ns = timeouts.total_ms * 1_000_000
+        self.transport = transport
+        self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
+        self._starts: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.id}>"
+
+    def upstream_name(self, model: str) -> str:
+        """Return the name the provider knows a public model by."""
+        return self.upstream_model or model
+
+    def missing_defaults(self, headers: list[Header]) -> bytes:
+        """Return the lines of those default fields that the client did not send."""
+        present = {name for name, _ in headers}
+        return b"".join(
+            name + b": " + value + b"\r\n" for name, value in self.default_headers if name not in present
+        )
+
+    def target(self, operation: Any, model: str, query: bytes) -> bytes:
+        """Return the request target for an operation. model: as the provider knows it."""
+        base: bytes = self.base_path
+        if not base.endswith(operation.version) and self.dialect.NAME != "openai":
+            base += operation.version
+        if operation.model_in_path:
+            path = base + b"/models/" + quote(model, safe="").encode() + b":" + operation.name.encode()
+        else:
+            path = base + operation.suffix
+        return path + b"?" + query if query else path
+
+    def head_start(self, operation: Any, target: bytes) -> bytes:
+        """Return the request line and the fields that are ours, each with its line end."""
+        cached = self._starts.get(operation.name) if not operation.model_in_path else None
+        if cached is not None and cached.startswith(b"POST " + target + b" "):
+            return cached
+        lines = [b"POST " + target + b" HTTP/1.1", b"host: " + self.authority]
+        lines += [name + b": " + value for name, value in self.fixed]
+        start = b"\r\n".join(lines) + b"\r\n"
+        if b"?" not in target and not operation.model_in_path:
+            self._starts[operation.name] = start
+        return start

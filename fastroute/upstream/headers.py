@@ -1,0 +1,98 @@
+"""Which header fields cross the gateway, and which never do.
+
+Everything end-to-end crosses, except what identifies the client to us, us to the provider, or the provider's own site
+to a browser. Hop-by-hop fields are those of RFC 9110 section 7.6.1 and the ones a Connection field names.
+"""
+
+from typing import Final
+
+Header = tuple[bytes, bytes]
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+OWN: Final = frozenset(
+    b"x-fastroute-" + word
+    for word in (
+        b"provider",
+        b"exclude",
+        b"priority",
+        b"region",
+        b"session",
+        b"max-cost-usd",
+        b"timeout-ms",
+        b"tags",
+        b"model",
+        b"attempts",
+        b"strategy",
+        b"rule",
+        b"overhead-us",
+        b"request-id",
+    )
+)
+
+#: Request fields that do not go upstream: the client's credentials, account selectors and cookies, what the upstream
+#: client sets itself, and what tells the provider about the network behind us.
+REQUEST_DROP: Final = (
+    HOP_BY_HOP
+    | OWN
+    | {
+        b"accept-encoding",
+        b"api-key",
+        b"authorization",
+        b"cf-connecting-ip",
+        b"content-encoding",
+        b"content-length",
+        b"cookie",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"openai-organization",
+        b"openai-project",
+        b"true-client-ip",
+        b"via",
+        b"x-api-key",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+        b"x-goog-api-key",
+        b"x-goog-user-project",
+        b"x-real-ip",
+        b"x-request-id",
+    }
+)
+
+#: Response fields that do not reach the client: cookies, and what speaks for the provider's site, not for the answer.
+RESPONSE_DROP: Final = (
+    HOP_BY_HOP
+    | OWN
+    | {
+        b"alt-svc",
+        b"clear-site-data",
+        b"date",
+        b"nel",
+        b"report-to",
+        b"server",
+        b"set-cookie",
+        b"set-cookie2",
+        b"strict-transport-security",
+    }
+)
+
+
+def without_connection_fields(headers: list[Header], connection: bytes) -> list[Header]:
+    """Return the fields less those that the Connection field names, and less any `x-fastroute-` field."""
+    named = {token.strip() for token in connection.lower().split(b",")} - {b"content-type"}
+    return [pair for pair in headers if pair[0] not in named and not pair[0].startswith(b"x-fastroute-")]

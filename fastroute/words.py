@@ -1,0 +1,6 @@
+"""Which control word of the shared segment means what."""
+
+from typing import Final
+
+#: 1 once the process group drains: no worker is ready any more.
+DRAINING: Final = 0

@@ -1,0 +1,127 @@
+"""A worker process: one event loop, one Granian listener, one corridor."""
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+from typing import NamedTuple
+
+import uvloop
+
+from fastroute._core.counters import Segment
+from fastroute.app import App
+from fastroute.billing.boot import allocate_boot
+from fastroute.billing.journal import JournalWriter
+from fastroute.billing.segments import journal_directory
+from fastroute.build import Surroundings, build_snapshot
+from fastroute.clock import SYSTEM_CLOCK, system_rng
+from fastroute.config.schema import Config
+from fastroute.context import Context
+from fastroute.downstream.listener import Listener
+from fastroute.downstream.request import Limits, RequestReader
+from fastroute.downstream.watch import Watch
+from fastroute.gateway import Gateway
+from fastroute.words import DRAINING
+
+log = logging.getLogger("fastroute")
+
+#: After the grace time, interrupted requests get this long to say so to their clients.
+LAST_WORDS_S = 2.0
+
+
+class Inheritance(NamedTuple):
+    """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive."""
+
+    config: Config
+    segment_path: str
+    data_socket: socket.socket
+    admin_socket: socket.socket
+    life_fd: int
+
+
+def run_worker(slot: int, inherited: Inheritance) -> None:
+    """Serve until SIGTERM or until the supervisor is gone; returns after the drain."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Worker(slot, inherited).run())
+
+
+class _Worker:
+    def __init__(self, slot: int, inherited: Inheritance) -> None:
+        self._slot = slot
+        self._inherited = inherited
+        self._config = inherited.config
+        self._segment = Segment.open(inherited.segment_path)
+        self._stopping = False
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        config = self._config
+        journal = _open_journal(config)
+        watch = Watch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
+        rng = system_rng()
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+        limits = config.server.limits
+        snapshot = build_snapshot(config, around)
+        gateway = Gateway(
+            snapshot=snapshot,
+            reader=RequestReader(
+                Limits(
+                    limits.max_body_bytes,
+                    limits.max_json_depth,
+                    limits.max_uri_bytes,
+                    limits.max_headers,
+                    limits.body_timeout_ms * 1_000_000,
+                )
+            ),
+            segment=self._segment,
+            worker=self._slot,
+            journal=journal,
+            watch=watch,
+            clock=SYSTEM_CLOCK,
+            id_prefix=f"fr-{secrets.token_hex(4)}-",
+        )
+        listener = Listener(
+            App(gateway, lambda: self._segment.word(DRAINING) == 0),
+            self._inherited.data_socket,
+            backlog=config.server.backlog,
+            max_connections=limits.max_connections,
+            max_header_bytes=limits.max_header_bytes,
+            header_timeout_ms=limits.header_timeout_ms,
+        )
+        self._watch_signals(loop, listener, watch)
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await listener.serve()
+        for transport in snapshot.transports:
+            await transport.close()
+        journal.close()
+
+    def _watch_signals(self, loop: asyncio.AbstractEventLoop, listener: Listener, watch: Watch) -> None:
+        def stop() -> None:
+            if self._stopping:
+                return
+            self._stopping = True
+            loop.remove_reader(self._inherited.life_fd)
+            listener.stop()
+            grace_s = self._config.server.drain.grace_ms / 1000
+            loop.call_later(grace_s, watch.drain)
+            loop.call_later(grace_s + LAST_WORDS_S, os._exit, 0)
+
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_reader(self._inherited.life_fd, stop)
+
+
+def _open_journal(config: Config) -> JournalWriter:
+    state_dir = config.server.state_dir
+    return JournalWriter(
+        journal_directory(state_dir), allocate_boot(state_dir), next_boot=lambda: allocate_boot(state_dir)
+    )
+
+
+async def _departed(ctx: Context) -> None:
+    await ctx.downstream.departed()

@@ -1,0 +1,23 @@
+"""One gateway per test module, of the half of the core that this process's environment asks for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import Gateway
+
+
+@pytest.fixture(scope="module")
+def gateway_config() -> dict[str, Any]:
+    """Return the configuration of `gateway`; a module that needs another one overrides this fixture."""
+    return {"providers": [{"id": "echo", "type": "echo", "models": ["echo-1", "echo-2"]}]}
+
+
+@pytest.fixture(scope="module")
+def gateway(gateway_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A running gateway, shared by the tests of a module."""
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with Gateway(gateway_config, directory) as running:
+        yield running

@@ -1,0 +1,63 @@
+"""The two halves of `selection` make the same choices, and refuse in the same way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.core.twins import twins
+
+PURE, COMPILED = (param.values[0] for param in twins("selection"))
+pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled half is not built")
+
+position = st.integers(-1, 8) | st.sampled_from([2**40, 2**70, -(2**70)])
+number = st.integers(-2, 5) | st.integers(-(2**80), 2**80) | st.floats()
+candidates = st.lists(st.integers(0, 5), max_size=10) | st.lists(position, max_size=10).map(tuple)
+bits = st.integers(0, 2**64 - 1) | st.integers(-(2**70), 2**70)
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (IndexError, ValueError) as error:
+        return type(error)
+
+
+@given(st.sampled_from(["least_load", "p2c"]), st.lists(number), st.lists(number), candidates, bits)
+def test_same_choice(
+    name: str, loads: list[float], weights: list[float], among: list[int], random: int
+) -> None:
+    left = outcome(getattr(PURE, name), loads, weights, among, random)
+    assert left == outcome(getattr(COMPILED, name), loads, weights, among, random)
+
+
+@given(st.integers(-1, 8), st.integers(-(2**70), 2**70), st.lists(candidates))
+def test_same_turns(n: int, start: int, rounds: list[list[int]]) -> None:
+    if n < 0:
+        assert outcome(PURE.RoundRobin, n, start) is outcome(COMPILED.RoundRobin, n, start) is ValueError
+        return
+    pure, compiled = PURE.RoundRobin(n, start), COMPILED.RoundRobin(n, start)
+    for among in rounds:
+        assert outcome(pure.pick, among) == outcome(compiled.pick, among)
+
+
+step = st.one_of(
+    st.tuples(st.just("pick"), candidates),
+    st.tuples(st.just("succeeded"), position),
+    st.tuples(st.just("failed"), position, st.integers(-1, 6)),
+)
+
+
+@given(st.lists(st.integers(0, 9) | st.just(1_000_000), max_size=7), st.lists(step))
+def test_same_weights(weights: list[int], steps: list[tuple[Any, ...]]) -> None:
+    pure, compiled = PURE.SmoothWeightedRoundRobin(weights), COMPILED.SmoothWeightedRoundRobin(weights)
+    for name, *arguments in steps:
+        assert outcome(getattr(pure, name), *arguments) == outcome(getattr(compiled, name), *arguments)
+        assert pure.current == compiled.current
+        assert pure.effective == compiled.effective
+        assert sum(compiled.current) == 0
+        assert all(
+            0 <= effective <= weight for effective, weight in zip(pure.effective, weights, strict=True)
+        )

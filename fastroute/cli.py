@@ -85,7 +85,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _announce(config: Config, port: int, admin_port: int) -> None:
     """Say where the gateway is and print a command that works when pasted."""
     host = config.server.host
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host  # noqa: S104
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
     print(f"{_version()} listening on {url} ({config.server.workers} worker(s))", flush=True)
     print(f"admin on http://{config.server.admin.host}:{admin_port}", flush=True)

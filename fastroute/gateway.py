@@ -18,7 +18,7 @@ from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context, Header
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
-from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream, ClientGoneError
+from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.operations import Operation, find_operation, guess_dialect
 from fastroute.downstream.reply import JSON_TYPE, error_reply
 from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, Head, RequestReader, read_head
@@ -32,7 +32,7 @@ from fastroute.routing.listing import model_document
 from fastroute.routing.table import Route, Tier, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import without_connection_fields
+from fastroute.upstream.headers import QUERY_DROP, without_connection_fields
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -105,7 +105,7 @@ class Gateway:
                 head.bearer, head.api_key, head.google_key, downstream.query, head.credentials
             )
             if operation.name == "models":
-                await self._list_models(downstream, ctx, model, head.api_key != b"")
+                await self._list_models(downstream, ctx, model, head)
                 return
             await self._reader.read_body(downstream, ctx, head)
             if head.fastroute or head.connection:
@@ -115,8 +115,6 @@ class Gateway:
             await self._serve(downstream, ctx, snapshot, route)
         except GatewayError as error:
             await self._refuse(downstream, ctx, error)
-        except ClientGoneError:
-            ctx.outcome = "cancelled"
         except asyncio.CancelledError:
             await self._interrupted(downstream, ctx)
         except AnswerCutError:
@@ -131,12 +129,14 @@ class Gateway:
             self._settle(ctx)
 
     async def _list_models(
-        self, downstream: AsgiDownstream, ctx: Context, model: bytes, anthropic: bool
+        self, downstream: AsgiDownstream, ctx: Context, model: bytes, head: Head
     ) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
         shape: DialectName = ctx.operation.dialect
-        if anthropic and shape == "openai":
+        if shape == "openai" and head.api_key:
             shape = "anthropic"
+        elif head.google_key:
+            shape = "gemini"
         body = model_document(names, shape, model)
         headers = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"x-request-id", ctx.request_id.encode())]
         await downstream.respond(200, headers, body)
@@ -570,7 +570,7 @@ def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
     name = endpoint.upstream_name(ctx.model)
     body = ctx.body
     strip = False
-    target = endpoint.target(operation, name, _without_key(ctx.query) if ctx.query else b"")
+    target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
     if not operation.model_in_path:
         edits: list[Edit] = []
         if name != ctx.called:
@@ -596,11 +596,11 @@ def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
     return request, strip
 
 
-def _without_key(query: bytes) -> bytes:
-    """Return the query less the client's credential."""
-    if b"key=" not in query:
+def _upstream_query(query: bytes) -> bytes:
+    """Return the query less the client's credential and whatever would choose the destination."""
+    if b"key=" not in query and b"base" not in query and b"host" not in query:
         return query
-    return b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"key="))
+    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
 
 
 def _is_event_stream(headers: list[Header]) -> bool:

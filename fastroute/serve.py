@@ -24,8 +24,8 @@ from fastroute.config.schema import Config
 from fastroute.control.plane import ControlPlane
 from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import FastrouteError
-from fastroute.worker import Inheritance, run_worker
 from fastroute.words import DRAINING
+from fastroute.worker import Inheritance, run_worker
 
 log = logging.getLogger("fastroute")
 

@@ -73,6 +73,7 @@ class _Worker:
                     limits.max_json_depth,
                     limits.max_uri_bytes,
                     limits.max_headers,
+                    limits.max_header_bytes,
                     limits.body_timeout_ms * 1_000_000,
                 )
             ),

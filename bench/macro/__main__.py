@@ -55,9 +55,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     kinds = (*scenarios.SCENARIOS, "soak")
-    parser = argparse.ArgumentParser(
-        "python -m bench.macro", description="fastroute beside nginx, Envoy, LiteLLM"
-    )
+    parser = argparse.ArgumentParser("python -m bench.macro", description="fastroute beside nginx, Envoy, LiteLLM")
     add = parser.add_argument
     add("--rounds", type=_positive, default=3, help="interleaved rounds over all systems (default 3)")
     add("--seconds", type=_positive, default=4, help="length of each measurement (default 4)")
@@ -139,6 +137,7 @@ def run(plan: Plan) -> int:
             load.write_scripts(place.folder)
             systems, results.missing = peers.prepare(place, list(plan.systems), plan.programs)
             around = report.surroundings(systems)
+            results.notes += report.warnings(around)
             _measure(plan, place, systems, results)
     except RunVoid as fault:
         void = str(fault)

@@ -49,9 +49,7 @@ class Children:
     folder: Path
     running: list[Child] = field(default_factory=list)
 
-    def spawn(
-        self, name: str, command: Sequence[str], *, core: int, env: Mapping[str, str] | None = None
-    ) -> Child:
+    def spawn(self, name: str, command: Sequence[str], *, core: int, env: Mapping[str, str] | None = None) -> Child:
         """Start `command` on one core, its output appended to NAME.log."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
@@ -78,9 +76,7 @@ class Children:
             child.process.wait(_TERM_WAIT_S)
         except subprocess.TimeoutExpired:
             child.process.kill()
-            with suppress(
-                subprocess.TimeoutExpired
-            ):  # stuck in the kernel: nothing more can be done about it
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: nothing more can be done about it
                 child.process.wait(_KILL_WAIT_S)
         return _end_remains(child.pid, family)
 

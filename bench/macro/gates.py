@@ -36,7 +36,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 
 def _cpu_ratio(system: str, peer: str, kind: str) -> Callable[[Results], float | None]:
-    """Compare round by round, as both saw the same state of the machine; by medians if one ran fewer rounds."""
+    """Compare round by round, as both met the same machine; by medians if one ran fewer rounds."""
 
     def measure(results: Results) -> float | None:
         ours, theirs = results.throughput_of(system, kind), results.throughput_of(peer, kind)
@@ -103,6 +103,4 @@ _GATES: Final[tuple[tuple[str, Callable[[Results], float | None], float, _Sense,
 
 def judge(results: Results) -> list[Verdict]:
     """Return every gate's verdict, those not measured included."""
-    return [
-        Verdict(name, measure(results), limit, sense, unit) for name, measure, limit, sense, unit in _GATES
-    ]
+    return [Verdict(name, measure(results), limit, sense, unit) for name, measure, limit, sense, unit in _GATES]

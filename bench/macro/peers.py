@@ -103,9 +103,7 @@ def fastroute_config(ground: Ground, name: str, port: int, admin_port: int, *, t
 def _fastroute(ground: Ground, program: str, name: str) -> System:
     tls, pure = name == "fastroute-tls", name == "fastroute-pure"
     port, admin_port = ground.free_port(), ground.free_port()
-    config = _write_json(
-        ground.folder / f"{name}.json", fastroute_config(ground, name, port, admin_port, tls=tls)
-    )
+    config = _write_json(ground.folder / f"{name}.json", fastroute_config(ground, name, port, admin_port, tls=tls))
     env = {"SSL_CERT_FILE": str(ground.certificate)}
     if pure:
         env["FASTROUTE_NO_EXTENSIONS"] = "1"
@@ -132,9 +130,7 @@ def _nginx(ground: Ground, program: str, name: str) -> System:
 def _typed(name: str, **fields: Any) -> dict[str, Any]:
     """Return Envoy's `typed_config` of an HTTP filter or manager named `envoy.filters.*`."""
     kind = {
-        "envoy.filters.network.http_connection_manager": (
-            "network.http_connection_manager.v3.HttpConnectionManager"
-        ),
+        "envoy.filters.network.http_connection_manager": ("network.http_connection_manager.v3.HttpConnectionManager"),
         "envoy.filters.http.router": "http.router.v3.Router",
     }[name]
     url = f"type.googleapis.com/envoy.extensions.filters.{kind}"

@@ -6,11 +6,13 @@ import platform
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.macro.gates import Verdict
 from bench.macro.peers import NAMES, System
 from bench.macro.results import Results, Throughput, middle
+
+_QUIET_LOAD: Final = 0.7
 
 
 def _cell(value: float | int | str | None, digits: int = 0) -> str:
@@ -173,6 +175,14 @@ def surroundings(systems: list[System]) -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "versions": {system.name: _version(system) for system in systems},
     }
+
+
+def warnings(around: dict[str, Any]) -> list[str]:
+    """Return what the surroundings say against the run's figures."""
+    load = around["load_average"][0]
+    if load < _QUIET_LOAD:
+        return []
+    return [f"load average {load:.1f} at the start: others use this machine, latencies mean little, ratios more"]
 
 
 def as_json(

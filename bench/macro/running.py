@@ -47,9 +47,7 @@ class Running:
             raise RunVoid(f"{self.system.name} ended during the run:\n{self.child.log_tail()}")
         return procstat.tree(self.child.pid)
 
-    def shoot(
-        self, shot: Shot, *, tick: Callable[[], None] | None = None, every_s: float = 0.5
-    ) -> LoadResult:
+    def shoot(self, shot: Shot, *, tick: Callable[[], None] | None = None, every_s: float = 0.5) -> LoadResult:
         """Load the system with wrk and keep count; RunVoid on a failed request."""
         try:
             result = load.run_wrk(self.ground.folder, shot, self.system.name, tick=tick, every_s=every_s)

@@ -19,6 +19,7 @@ BESIDE_BIG_CONNECTIONS: Final = 8
 SLOW_SECONDS: Final = 10
 
 _SOAK_SLICE_S: Final = 20
+_SOAK_FIRST_SLICE_S: Final = 4
 _SOAK_SAMPLE_S: Final = 2.0
 _SOAK_TIMEOUT_S: Final = 3600.0
 _SOAK_LEAST_SAMPLES: Final = 4
@@ -35,7 +36,7 @@ def _throughput(running: Running, kind: Kind, connections: int, seconds: int) ->
     result = running.shoot(running.shot(kind, connections, seconds), tick=sample)
     after = running.tree()
     memory = procstat.memory(after)
-    workers = procstat.busy(before, after)
+    worker_peak = max(map(procstat.peak_rss_mib, procstat.busy(before, after)), default=0.0)
     running.settle()
     return Throughput(
         system=running.system.name,
@@ -47,8 +48,8 @@ def _throughput(running: Running, kind: Kind, connections: int, seconds: int) ->
         p50_us=result.p50_us,
         p90_us=result.p90_us,
         p99_us=result.p99_us,
-        worker_peak_mib=max((procstat.peak_rss_mib(pid) for pid in workers), default=0.0),
-        tree_peak_mib=max(peak, memory.rss_mib),
+        worker_peak_mib=worker_peak,
+        tree_peak_mib=max(peak, memory.rss_mib, worker_peak),
         tree_pss_mib=memory.pss_mib,
     )
 
@@ -81,9 +82,7 @@ def one(running: Running, results: Results, seconds: int) -> None:
     """One connection: the upstream by itself, then through the system, back to back."""
     direct = _direct(running.ground, running.system.tls, 1, seconds)
     through = running.shoot(running.shot("chat", 1, seconds))
-    results.single.append(
-        Single(running.system.name, direct.p50_us, through.p50_us, through.p90_us, through.p99_us)
-    )
+    results.single.append(Single(running.system.name, direct.p50_us, through.p50_us, through.p90_us, through.p99_us))
     running.settle()
 
 
@@ -131,7 +130,7 @@ def soak(running: Running, results: Results, requests: int) -> None:
     while done < requests:
         if time.monotonic() - begin > _SOAK_TIMEOUT_S:
             raise RunVoid(f"{running.system.name}: {done} of {requests} soak requests after an hour")
-        wanted_s = int((requests - done) / rate) + 1 if rate else _SOAK_SLICE_S
+        wanted_s = int((requests - done) / rate) + 1 if rate else _SOAK_FIRST_SLICE_S
         shot = running.shot("chat", CHAT_CONNECTIONS, min(_SOAK_SLICE_S, wanted_s))
         result = running.shoot(shot, tick=sample, every_s=_SOAK_SAMPLE_S)
         done, rate = done + result.requests, result.rate

@@ -64,9 +64,7 @@ class _Report:
         self.by = by
         self.groups: dict[str | int, _Totals] = {}
 
-    def add_sums(
-        self, group: str | int, source: str, count: int, unpriced: int, sums: dict[str, int]
-    ) -> None:
+    def add_sums(self, group: str | int, source: str, count: int, unpriced: int, sums: dict[str, int]) -> None:
         """Add `count` requests of one `usage_source` whose columns add up to `sums`."""
         totals = self.groups.setdefault(group, _Totals())
         totals.requests += count

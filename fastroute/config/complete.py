@@ -60,9 +60,7 @@ def _named(keys: tuple[ProviderKey, ...]) -> tuple[ProviderKey, ...]:
     return tuple(named)
 
 
-def _timeouts(
-    own: Timeouts | None, common: Timeouts, path: Path, written: Container[Path]
-) -> Timeouts | None:
+def _timeouts(own: Timeouts | None, common: Timeouts, path: Path, written: Container[Path]) -> Timeouts | None:
     if own is None or path not in written:
         return own
     return msgspec.structs.replace(

@@ -47,11 +47,7 @@ def check(config: Config, faults: Faults) -> None:
     _check_auth(config.auth, faults)
     _check_providers(config, faults)
     backoff = config.routing.retry.backoff
-    if (
-        isinstance(backoff.base_ms, int)
-        and isinstance(backoff.max_ms, int)
-        and backoff.max_ms < backoff.base_ms
-    ):
+    if isinstance(backoff.base_ms, int) and isinstance(backoff.max_ms, int) and backoff.max_ms < backoff.base_ms:
         faults.add(("routing", "retry", "backoff", "max_ms"), "must not be less than base_ms")
     check_references(config, faults)
 
@@ -77,16 +73,10 @@ def _check_server(server: Server, faults: Faults) -> None:
     for path, host in ((("server", "host"), server.host), (("server", "admin", "host"), server.admin.host)):
         if isinstance(host, str) and not _is_host(host):
             faults.add(path, "must be an IP address or a host name, without scheme, brackets or port")
-    if (
-        not isinstance(server.port, int)
-        or isinstance(server.admin, Broken)
-        or isinstance(server.admin.port, Broken)
-    ):
+    if not isinstance(server.port, int) or isinstance(server.admin, Broken) or isinstance(server.admin.port, Broken):
         return
     if server.admin_port > 65535:
-        faults.add(
-            ("server", "port"), "leaves no port above it for the admin listener: set server.admin.port"
-        )
+        faults.add(("server", "port"), "leaves no port above it for the admin listener: set server.admin.port")
     elif server.admin_port == server.port != 0:
         faults.add(("server", "admin", "port"), "must differ from server.port")
     key = server.admin.key
@@ -142,9 +132,7 @@ def _check_key(path: Path, key: ApiKey, faults: Faults) -> bytes | None:
 def _check_credential(secret: Secret, path: Path, faults: Faults) -> bool:
     if _CREDENTIAL.match(secret.reveal()):
         return True
-    faults.add(
-        path, "holds a character that cannot be sent in a header (a space or line end?), or is too long"
-    )
+    faults.add(path, "holds a character that cannot be sent in a header (a space or line end?), or is too long")
     return False
 
 
@@ -269,6 +257,4 @@ def _check_headers(path: Path, headers: dict[str, Secret], faults: Faults) -> No
         seen.add(lower)
         text = value.reveal() if isinstance(value, Secret) else "-"
         if len(text) > _HEADER_BYTES or not _HEADER_VALUE.match(text):
-            faults.add(
-                where, "is not a valid header value: visible ASCII, spaces inside only, at most 8192 bytes"
-            )
+            faults.add(where, "is not a valid header value: visible ASCII, spaces inside only, at most 8192 bytes")

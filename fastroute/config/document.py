@@ -146,9 +146,11 @@ class TreeBuilder:
                 merged += _merged(value)
             else:
                 entries.append(Entry(key.text, key.line, value))
-        if merged:
-            names = {entry.key for entry in entries}
-            entries += [entry for entry in merged if not (entry.key in names or names.add(entry.key))]
+        names = {entry.key for entry in entries}
+        for entry in merged:
+            if entry.key not in names:
+                names.add(entry.key)
+                entries.append(entry)
         size = _bounded(1 + sum(entry.node.size for entry in entries), frame.line)
         return Table(tuple(entries), frame.line, size)
 

@@ -54,9 +54,7 @@ def _providers(env: Mapping[str, str]) -> list[Node]:
     return providers
 
 
-def _provider(
-    name: str, preset: Preset, variable: str, models: tuple[str, ...], env: Mapping[str, str]
-) -> Node:
+def _provider(name: str, preset: Preset, variable: str, models: tuple[str, ...], env: Mapping[str, str]) -> Node:
     fields: dict[str, Node] = {
         "id": _text(name),
         "type": _text(name),

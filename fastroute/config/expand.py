@@ -28,9 +28,7 @@ def expand(text: str, env: Mapping[str, str]) -> tuple[str, str]:
             return "$"
         reference = _REFERENCE.match(token[1]) if token[1] is not None else None
         if reference is None:
-            raise ExpandError(
-                "malformed reference: write ${NAME} or ${NAME:-default}, and $$ for a dollar sign"
-            )
+            raise ExpandError("malformed reference: write ${NAME} or ${NAME:-default}, and $$ for a dollar sign")
         name, default = reference[1], reference[2]
         variable = variable or name
         value = env.get(name)

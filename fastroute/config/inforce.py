@@ -27,9 +27,7 @@ def not_in_force(config: Config) -> list[str]:
     Each line is `path: what it would do; accepted, but not in force in this version`.
     """
     set_fields = [(path, what) for path, what in _FIELDS if path in config.given and _is_set(config, path)]
-    set_fields += [
-        (path, f"strategy {name}") for path, name in _strategies(config) if name not in STRATEGIES_IN_FORCE
-    ]
+    set_fields += [(path, f"strategy {name}") for path, name in _strategies(config) if name not in STRATEGIES_IN_FORCE]
     return [f"{path}: {what}: accepted, but not in force in this version" for path, what in set_fields]
 
 

@@ -67,27 +67,19 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
         ),
         "groq": _openai_like("https://api.groq.com/openai/v1", ("GROQ_API_KEY",)),
         # Mistral reports usage in the last chunk unasked and answers 422 to `include_usage`.
-        "mistral": Preset(
-            base_url="https://api.mistral.ai/v1", variables=("MISTRAL_API_KEY",), models=_MISTRAL
-        ),
+        "mistral": Preset(base_url="https://api.mistral.ai/v1", variables=("MISTRAL_API_KEY",), models=_MISTRAL),
         "deepseek": _openai_like("https://api.deepseek.com/v1", ("DEEPSEEK_API_KEY",), ("deepseek-*",)),
         "xai": _openai_like("https://api.x.ai/v1", ("XAI_API_KEY",), ("grok-*",)),
         # Perplexity reports usage in every chunk unasked; its chat path has no /v1.
         "perplexity": Preset(
             base_url="https://api.perplexity.ai", variables=("PERPLEXITY_API_KEY",), models=("sonar*",)
         ),
-        "moonshot": _openai_like(
-            "https://api.moonshot.ai/v1", ("MOONSHOT_API_KEY",), ("kimi-*", "moonshot-*")
-        ),
+        "moonshot": _openai_like("https://api.moonshot.ai/v1", ("MOONSHOT_API_KEY",), ("kimi-*", "moonshot-*")),
         "cerebras": _openai_like("https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",)),
         "sambanova": _openai_like("https://api.sambanova.ai/v1", ("SAMBANOVA_API_KEY",)),
         "nvidia": _openai_like("https://integrate.api.nvidia.com/v1", ("NVIDIA_API_KEY",), ("nvidia/*",)),
-        "fireworks": _openai_like(
-            "https://api.fireworks.ai/inference/v1", ("FIREWORKS_API_KEY",), ("accounts/*",)
-        ),
-        "together": _openai_like(
-            "https://api.together.xyz/v1", ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"), ("*/*",)
-        ),
+        "fireworks": _openai_like("https://api.fireworks.ai/inference/v1", ("FIREWORKS_API_KEY",), ("accounts/*",)),
+        "together": _openai_like("https://api.together.xyz/v1", ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"), ("*/*",)),
         "deepinfra": _openai_like("https://api.deepinfra.com/v1/openai", ("DEEPINFRA_API_KEY",), ("*/*",)),
         "openrouter": _openai_like("https://openrouter.ai/api/v1", ("OPENROUTER_API_KEY",), ("*/*",)),
         "ollama": Preset(base_url="http://127.0.0.1:11434/v1", needs_key=False, include_usage=True),

@@ -56,9 +56,7 @@ def _add(builder: TreeBuilder, anchors: dict[str, Node], event: yaml.NodeEvent) 
         if builder.is_open(event.anchor):
             raise DocumentError(line, "an alias to a node that contains it")
         if event.anchor not in anchors:
-            raise DocumentError(
-                line, "an alias to an anchor that is not defined (quote text that starts with '*')"
-            )
+            raise DocumentError(line, "an alias to an anchor that is not defined (quote text that starts with '*')")
         builder.add(anchors[event.anchor])
     elif isinstance(event, yaml.ScalarEvent):
         node = Scalar(_kind(event, line), event.value, line)

@@ -61,7 +61,7 @@ class _References:
             self._collect(("providers", at), provider)
 
     def _collect(self, path: Path, provider: Any) -> None:
-        """Take in one provider; one that is broken makes the list of names incomplete, so unknown ones go unreported."""
+        """Take in one provider. A broken one makes the names incomplete, so that unknown ones go unreported."""
         if not isinstance(provider.id, str) or isinstance(provider.models, Broken):
             self._complete = False
             return
@@ -106,9 +106,7 @@ class _References:
         """Walk the chain that begins at `alias`, reporting a cycle once: at the alias of it that was met first."""
         chain: dict[str, None] = {}
         name: Any = alias
-        while (
-            isinstance(name, str) and name in self._config.aliases and name not in ends and name not in chain
-        ):
+        while isinstance(name, str) and name in self._config.aliases and name not in ends and name not in chain:
             chain[name] = None
             name = self._config.aliases[name]
         if isinstance(name, str) and name in chain:
@@ -133,9 +131,7 @@ class _References:
         return self._faults.suggest(name, (one for one, where in known if self._faults.is_literal(where)))
 
     def _check_routes(self) -> None:
-        routes = [
-            (("routes", at), route) for at, route in enumerate(self._config.routes) if route is not None
-        ]
+        routes = [(("routes", at), route) for at, route in enumerate(self._config.routes) if route is not None]
         self._faults.unique((((*path, "model"), route.model) for path, route in routes), "model")
         for path, route in routes:
             self._check_strategy(route.strategy, (*path, "strategy"))
@@ -160,12 +156,7 @@ class _References:
                     self._faults.add(where, f"is already in this route, at {show_path(seen[name])}")
                 seen.setdefault(name, where)
                 served = self._by_provider.get(name)
-                if (
-                    served
-                    and self._complete
-                    and isinstance(route.model, str)
-                    and not served.serves(route.model)
-                ):
+                if served and self._complete and isinstance(route.model, str) and not served.serves(route.model):
                     shown = self._faults.quote(where, name)
                     self._faults.add(where, f"provider {shown} does not list the model of this route")
 
@@ -202,9 +193,7 @@ class _References:
         if isinstance(when.tz, str):
             if not is_zone(when.tz):
                 shown = self._faults.quote((*path, "tz"), when.tz)
-                self._faults.add(
-                    (*path, "tz"), f"unknown time zone {shown}: use an IANA name such as Europe/Berlin"
-                )
+                self._faults.add((*path, "tz"), f"unknown time zone {shown}: use an IANA name such as Europe/Berlin")
             if when.hours is None and when.days is None:
                 self._faults.add((*path, "tz"), "says nothing without hours or days")
         if self._keys_complete:

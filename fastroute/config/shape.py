@@ -62,9 +62,7 @@ def build_config(tree: Node | None, env: Mapping[str, str], faults: Faults) -> C
     """Return the Config that `tree` spells, with BROKEN in place of what `faults` was told about."""
     walk = _Walk(env, faults)
     config: Config = walk.value(struct_info(Config), tree if tree is not None else Table((), 1, 1), ())
-    return (
-        config if isinstance(config, Broken) else msgspec.structs.replace(config, given=frozenset(walk.given))
-    )
+    return config if isinstance(config, Broken) else msgspec.structs.replace(config, given=frozenset(walk.given))
 
 
 def build_struct(cls: type[msgspec.Struct], tree: Node, path: Path, faults: Faults) -> Any:

@@ -8,8 +8,8 @@ import os
 import socket
 from typing import Final
 
-from fastroute.admin.app import AdminApp
 from fastroute._core.counters import Segment
+from fastroute.admin.app import AdminApp
 from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
 from fastroute.config.schema import Config

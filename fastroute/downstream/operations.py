@@ -43,20 +43,26 @@ _POST: Final = {
     ),
 }
 
-_GEMINI_ACTIONS: Final = {
-    b"generateContent": Operation("generateContent", "gemini", b"", b"/v1beta", model_in_path=True),
-    b"streamGenerateContent": Operation(
-        "streamGenerateContent", "gemini", b"", b"/v1beta", streams=True, model_in_path=True
-    ),
-    b"countTokens": Operation("countTokens", "gemini", b"", b"/v1beta", metered=False, model_in_path=True),
-    b"embedContent": Operation("embedContent", "gemini", b"", b"/v1beta", model_in_path=True),
-    b"batchEmbedContents": Operation("batchEmbedContents", "gemini", b"", b"/v1beta", model_in_path=True),
-}
+
+def _gemini_actions(version: bytes) -> dict[bytes, Operation]:
+    """Return the Gemini operations under one API version; the provider is asked under the same one."""
+    return {
+        b"generateContent": Operation("generateContent", "gemini", b"", version, model_in_path=True),
+        b"streamGenerateContent": Operation(
+            "streamGenerateContent", "gemini", b"", version, streams=True, model_in_path=True
+        ),
+        b"countTokens": Operation("countTokens", "gemini", b"", version, metered=False, model_in_path=True),
+        b"embedContent": Operation("embedContent", "gemini", b"", version, model_in_path=True),
+        b"batchEmbedContents": Operation("batchEmbedContents", "gemini", b"", version, model_in_path=True),
+    }
+
+
+_GEMINI_ACTIONS: Final = {version: _gemini_actions(version) for version in (b"/v1beta", b"/v1")}
 
 MODELS: Final = Operation("models", "openai", b"", b"", methods=("GET",), metered=False)
 GEMINI_MODELS: Final = Operation("models", "gemini", b"", b"", methods=("GET",), metered=False)
 
-_GEMINI_PATH: Final = re.compile(rb"/v1beta/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127}):([A-Za-z]{1,32})")
+_GEMINI_PATH: Final = re.compile(rb"(/v1(?:beta)?)/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127}):([A-Za-z]{1,32})")
 _MODEL_PATH: Final = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._:/\-]{0,255})")
 _GEMINI_MODEL_PATH: Final = re.compile(rb"/v1beta/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127})")
 
@@ -82,8 +88,8 @@ def find_operation(method: str, path: bytes) -> tuple[Operation, bytes]:
 
 def _find_other(path: bytes) -> tuple[Operation, bytes]:
     match = _GEMINI_PATH.fullmatch(path)
-    if match is not None and match[2] in _GEMINI_ACTIONS:
-        return _GEMINI_ACTIONS[match[2]], match[1]
+    if match is not None and match[3] in _GEMINI_ACTIONS[match[1]]:
+        return _GEMINI_ACTIONS[match[1]][match[3]], match[2]
     if path == b"/v1/models":
         return MODELS, b""
     if path == b"/v1beta/models":
@@ -101,6 +107,6 @@ def guess_dialect(path: bytes) -> DialectName:
     """Return the dialect to refuse in, for a path that may not be ours."""
     if path.startswith(b"/v1/messages"):
         return "anthropic"
-    if path.startswith(b"/v1beta/"):
+    if path.startswith(b"/v1beta/") or (path.startswith(b"/v1/models/") and b":" in path):
         return "gemini"
     return "openai"

@@ -1,6 +1,7 @@
 """Reading a request: sizes, framing, headers that concern us, and one scan of the body that stays bytes."""
 
 import asyncio
+import re
 from typing import Final, NamedTuple
 
 from fastroute._core.jsonscan import (
@@ -18,7 +19,7 @@ from fastroute._core.jsonscan import (
     unescape,
 )
 from fastroute.context import READ_BODY, Context
-from fastroute.downstream.asgi import AsgiDownstream
+from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
 from fastroute.errors import GatewayError
 
 #: Bodies larger than this are scanned in a thread, so that they stall nobody.
@@ -36,6 +37,15 @@ FIELDS: Final = (
     "max_completion_tokens",
     "max_output_tokens",
     "n",
+    "best_of",
+    "top_logprobs",
+    "api_base",
+    "base_url",
+    "api_key",
+    "custom_host",
+    "extra_headers",
+    "proxies",
+    "model_list",
 )
 MODEL: Final = 0
 STREAM: Final = 3
@@ -55,7 +65,19 @@ _CHECKS: Final = (
     ("max_completion_tokens", 21, _NUMBER, "a number"),
     ("max_output_tokens", 24, _NUMBER, "a number"),
     ("n", 27, _NUMBER, "a number"),
+    ("best_of", 30, _NUMBER, "a number"),
+    ("top_logprobs", 33, _NUMBER, "a number"),
 )
+
+# How often one request may ask for its answer: a huge count freezes a self-hosted replica.
+_MAX_COUNT: Final = 128
+_COUNTS: Final = (("n", 27), ("best_of", 30), ("top_logprobs", 33))
+
+# Fields by which clients of other gateways choose the destination or its credential. Here the configuration does.
+_STEERING: Final = tuple((FIELDS[i], 3 * i) for i in range(FIELDS.index("api_base"), len(FIELDS)))
+
+# RFC 3986 host without percent escapes, or a bracketed IPv6 address; RFC 9110 section 7.2.
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _PLAIN_CONNECTION: Final = (b"keep-alive", b"close", b"")
 
@@ -76,6 +98,7 @@ class Limits(NamedTuple):
     max_json_depth: int
     max_uri_bytes: int
     max_headers: int
+    max_header_bytes: int
     body_timeout_ns: int
 
 
@@ -87,7 +110,8 @@ class Head(NamedTuple):
     """
 
     length: int
-    chunked: bool
+    encodings: int
+    coding: bytes
     content_type: bytes
     encoding: bytes
     bearer: bytes
@@ -97,16 +121,19 @@ class Head(NamedTuple):
     fastroute: bool
     expect: bytes
     connection: bytes
+    host: bytes
     hosts: int
+    size: int
 
 
 def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
     """Collect the header fields that concern us, in one pass. Names are lower case already."""
     length = -1
-    credentials = hosts = 0
-    chunked = fastroute = False
-    content_type = encoding = bearer = api_key = google_key = expect = connection = b""
+    credentials = hosts = encodings = size = 0
+    fastroute = False
+    content_type = encoding = bearer = api_key = google_key = expect = connection = host = coding = b""
     for name, value in headers:
+        size += len(name) + len(value) + 4
         if name == b"content-length":
             length = int(value)
         elif name == b"content-type":
@@ -118,10 +145,12 @@ def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
             api_key = value
         elif name == b"host":
             hosts += 1
+            host = value
         elif name == b"x-goog-api-key":
             google_key = value
         elif name == b"transfer-encoding":
-            chunked = True
+            encodings += 1
+            coding = value
         elif name == b"content-encoding":
             encoding = value
         elif name == b"expect":
@@ -132,7 +161,8 @@ def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
             fastroute = True
     return Head(
         length,
-        chunked,
+        encodings,
+        coding,
         content_type,
         encoding,
         bearer,
@@ -142,7 +172,9 @@ def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
         fastroute,
         expect,
         connection,
+        host,
         hosts,
+        size,
     )
 
 
@@ -157,10 +189,12 @@ class RequestReader:
         """Refuse what no body could make right."""
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
-        if len(downstream.headers) > self._limits.max_headers:
-            raise GatewayError(431, "headers_too_large", "too many header fields", close=True)
-        if head.hosts != 1 or (head.length >= 0 and head.chunked):
-            raise GatewayError(400, "invalid_request_error", "malformed request head", close=True)
+        if head.size > self._limits.max_header_bytes or len(downstream.headers) > self._limits.max_headers:
+            raise GatewayError(431, "headers_too_large", "the request head is too large", close=True)
+        if head.hosts != 1 or not _HOST.fullmatch(head.host):
+            raise GatewayError(400, "invalid_request_error", "missing or malformed host field", close=True)
+        if head.encodings and (head.encodings > 1 or head.coding.lower() != b"chunked" or head.length >= 0):
+            raise GatewayError(400, "invalid_request_error", "ambiguous request framing", close=True)
         if head.encoding and head.encoding.lower() != b"identity":
             raise GatewayError(
                 415, "unsupported_media_type", "content-encoding is not supported; send the body uncompressed"
@@ -180,7 +214,11 @@ class RequestReader:
     async def read_body(self, downstream: AsgiDownstream, ctx: Context, head: Head) -> None:
         """Read the body into `ctx.body` and scan it into `ctx.scan`, `ctx.model*` and `ctx.stream`."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
-        body = await downstream.read_body(head.length, self._limits.max_body_bytes)
+        try:
+            body = await downstream.read_body(head.length, self._limits.max_body_bytes)
+        except ClientGoneError:
+            # Gone, or its framing broke off: whoever is still there to read it learns why.
+            raise GatewayError(400, "invalid_request_error", "the request body broke off", close=True) from None
         ctx.body = body
         ctx.request_bytes = len(body)
         try:
@@ -202,6 +240,12 @@ class RequestReader:
         for name, offset, kinds, wanted in _CHECKS:
             if scan[offset] not in kinds:
                 raise wrong_type(name, wanted)
+        for name, offset in _COUNTS:
+            if scan[offset] == KIND_NUMBER:
+                _check_count(name, ctx.body[scan[offset + 1] : scan[offset + 2]])
+        for name, offset in _STEERING:
+            if scan[offset]:
+                raise GatewayError(400, "invalid_request_error", f"'{name}' is not accepted", param=name)
         if ctx.operation.model_in_path:
             ctx.stream = ctx.operation.streams
             return
@@ -214,6 +258,11 @@ class RequestReader:
             raise GatewayError(400, "invalid_request_error", "you must provide a model parameter", param="model")
         else:
             raise wrong_type("model", "a string")
+
+
+def _check_count(field: str, digits: bytes) -> None:
+    if not digits.isdigit() or len(digits) > 9 or int(digits) > _MAX_COUNT:
+        raise GatewayError(400, "invalid_request_error", f"'{field}' must be at most {_MAX_COUNT}", param=field)
 
 
 def wrong_type(field: str, wanted: str) -> GatewayError:

@@ -49,7 +49,10 @@ REQUEST_DROP: Final = (
     | OWN
     | {
         b"accept-encoding",
+        b"api-base",
         b"api-key",
+        b"base-url",
+        b"custom-host",
         b"authorization",
         b"cf-connecting-ip",
         b"content-encoding",
@@ -62,6 +65,7 @@ REQUEST_DROP: Final = (
         b"openai-project",
         b"true-client-ip",
         b"via",
+        b"x-api-base",
         b"x-api-key",
         b"x-forwarded-for",
         b"x-forwarded-host",
@@ -72,6 +76,11 @@ REQUEST_DROP: Final = (
         b"x-real-ip",
         b"x-request-id",
     }
+)
+
+#: Query parameters that do not go upstream: credentials, and names by which other gateways choose the destination.
+QUERY_DROP: Final = frozenset(
+    {b"key", b"api_key", b"api-key", b"api_base", b"base_url", b"custom_host", b"host", b"extra_headers"}
 )
 
 #: Response fields that do not reach the client: cookies, and what speaks for the provider's site, not for the answer.

@@ -12,7 +12,6 @@ from fastroute.upstream.headers import REQUEST_DROP, RESPONSE_DROP
 from fastroute.upstream.transport import UpstreamRequest
 
 
-
 class HttpxExchange:
     """A streamed httpx response behind the exchange interface."""
 

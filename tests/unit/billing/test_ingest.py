@@ -83,9 +83,7 @@ def test_the_task_ingests_and_does_a_last_round(ledger_path: str, journal: str) 
     assert os.listdir(journal) == []
 
 
-def test_errors_are_said_once_and_pass(
-    ledger_path: str, journal: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_errors_are_said_once_and_pass(ledger_path: str, journal: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     Path(ledger_path).write_bytes(b"this is not a database" * 500)
 

@@ -80,9 +80,7 @@ def test_ids_carry_boot_and_sequence(writer: JournalWriter) -> None:
     assert [writer.next_id() for _ in range(3)] == [(7 << 32) | number for number in (1, 2, 3)]
 
 
-def test_a_record_is_in_the_file_when_append_returns(
-    tmp_path: Path, writer: JournalWriter, disk: Disk
-) -> None:
+def test_a_record_is_in_the_file_when_append_returns(tmp_path: Path, writer: JournalWriter, disk: Disk) -> None:
     writer.append(record(1))
     assert stored(tmp_path) == ([record(1)], 0)
     writer.append(record(2, model="gp\n日本\x00"))
@@ -111,9 +109,7 @@ def test_segments_rotate_by_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR])
-def test_a_refused_record_waits_and_goes_first(
-    tmp_path: Path, writer: JournalWriter, disk: Disk, code: int
-) -> None:
+def test_a_refused_record_waits_and_goes_first(tmp_path: Path, writer: JournalWriter, disk: Disk, code: int) -> None:
     disk.script = [OSError(code, "refused"), OSError(code, "refused")]
     writer.append(record(1))
     writer.append(record(2))
@@ -179,9 +175,7 @@ def test_a_full_queue_counts_what_it_loses(tmp_path: Path, disk: Disk) -> None:
     assert ids(tmp_path) == [1, 2, 3, 6]
 
 
-def test_the_queue_is_bounded_in_bytes_too(
-    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_queue_is_bounded_in_bytes_too(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastroute.billing.journal.MAX_BACKLOG_BYTES", 1_000)
     writer = JournalWriter(str(tmp_path), 1)
     disk.stuck = full()
@@ -204,9 +198,7 @@ def test_close_counts_what_the_disk_never_took(tmp_path: Path, disk: Disk) -> No
     assert (writer.lost, writer.backlog) == (2, 0)
 
 
-def test_a_failed_rotation_goes_on_in_the_old_segment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_rotation_goes_on_in_the_old_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = JournalWriter(str(tmp_path), 1, max_segment_bytes=1_000)
     real = os.open
     tries = 0

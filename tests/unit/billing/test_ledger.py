@@ -159,9 +159,7 @@ def test_a_full_disk_leaves_journal_and_offset_alone(journal: Path, path: str, l
 
 def test_kinds_forgotten_by_a_rollback_are_added_again(journal: Path, path: str, ledger: Ledger) -> None:
     write_lines(journal / segment_name(1, 1), record(1, model="new"))
-    ledger._connection.execute(
-        "CREATE TRIGGER stop BEFORE INSERT ON requests BEGIN SELECT RAISE(ABORT, 'no'); END"
-    )
+    ledger._connection.execute("CREATE TRIGGER stop BEFORE INSERT ON requests BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(LedgerError, match="no"):
         ledger.ingest(str(journal))
     ledger._connection.execute("DROP TRIGGER stop")

@@ -60,9 +60,7 @@ def test_every_price_of_six_decimals_is_exact(usd: Decimal) -> None:
     assert Fraction(pico_from_usd_per_mtok(usd)) == Fraction(usd) * 10**6
 
 
-@pytest.mark.parametrize(
-    ("pico", "nano"), [(0, 0), (499, 0), (500, 1), (1_499, 1), (1_500, 2), (10**20, 10**17)]
-)
+@pytest.mark.parametrize(("pico", "nano"), [(0, 0), (499, 0), (500, 1), (1_499, 1), (1_500, 2), (10**20, 10**17)])
 def test_half_a_nano_rounds_up(pico: int, nano: int) -> None:
     assert nano_from_pico(pico) == nano
 

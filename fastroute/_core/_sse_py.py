@@ -174,9 +174,7 @@ class StreamMeter:
         "usage_events",
     )
 
-    def __init__(
-        self, keep_all: bool = False, strip_usage: bool = False, max_event_bytes: int = 1 << 20
-    ) -> None:
+    def __init__(self, keep_all: bool = False, strip_usage: bool = False, max_event_bytes: int = 1 << 20) -> None:
         if max_event_bytes < 1:
             raise ValueError("max_event_bytes must be at least 1")
         self._keep_all = keep_all

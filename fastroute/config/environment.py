@@ -6,7 +6,7 @@ from typing import Final
 from fastroute.config.document import Entry, List, Node, Scalar, Table
 from fastroute.config.faults import Faults
 from fastroute.config.load import load_tree
-from fastroute.config.presets import PRESETS, Preset
+from fastroute.config.presets import PRESETS
 from fastroute.config.schema import Config
 
 #: Variables that set a field of `server`.
@@ -39,22 +39,19 @@ def from_environment(env: Mapping[str, str]) -> Config:
 
 
 def _providers(env: Mapping[str, str]) -> list[Node]:
-    providers: list[Node] = []
-    catch_all = False
-    for name, preset in PRESETS.items():
-        variable = next((one for one in preset.variables if env.get(one)), None)
-        if variable is None:
-            continue
-        models = preset.models
-        if preset.dialect == "openai" and not catch_all:
-            models, catch_all = (*models, "*"), True
-        providers.append(_provider(name, preset, variable, models or (f"{name}/*",), env))
-    if not providers:
-        providers.append(_table(id=_text("echo"), type=_text("echo"), models=_list(_text("*"))))
-    return providers
+    found = [(name, next((one for one in preset.variables if env.get(one)), "")) for name, preset in PRESETS.items()]
+    found = [(name, variable) for name, variable in found if variable]
+    if not found:
+        return [_table(id=_text("echo"), type=_text("echo"), models=_list(_text("*")))]
+    catch_all = next((name for name, _ in found if PRESETS[name].dialect == "openai"), "")
+    # Patterns count in the order they are listed, so the provider that takes everything comes last.
+    found.sort(key=lambda one: one[0] == catch_all)
+    return [_provider(name, variable, env, catch_all=name == catch_all) for name, variable in found]
 
 
-def _provider(name: str, preset: Preset, variable: str, models: tuple[str, ...], env: Mapping[str, str]) -> Node:
+def _provider(name: str, variable: str, env: Mapping[str, str], *, catch_all: bool) -> Node:
+    preset = PRESETS[name]
+    models = (*preset.models, "*") if catch_all else preset.models
     fields: dict[str, Node] = {
         "id": _text(name),
         "type": _text(name),

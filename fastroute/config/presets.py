@@ -33,7 +33,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
 
 
-def _openai_like(base_url: str, variables: tuple[str, ...], models: tuple[str, ...] = ()) -> Preset:
+def _openai_like(base_url: str, variables: tuple[str, ...], models: tuple[str, ...]) -> Preset:
     return Preset(base_url=base_url, variables=variables, include_usage=True, models=models)
 
 
@@ -65,7 +65,9 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             variables=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
             models=("gemini-*",),
         ),
-        "groq": _openai_like("https://api.groq.com/openai/v1", ("GROQ_API_KEY",)),
+        "groq": _openai_like(
+            "https://api.groq.com/openai/v1", ("GROQ_API_KEY",), ("llama-*", "meta-llama/*", "qwen/*", "groq/*")
+        ),
         # Mistral reports usage in the last chunk unasked and answers 422 to `include_usage`.
         "mistral": Preset(base_url="https://api.mistral.ai/v1", variables=("MISTRAL_API_KEY",), models=_MISTRAL),
         "deepseek": _openai_like("https://api.deepseek.com/v1", ("DEEPSEEK_API_KEY",), ("deepseek-*",)),
@@ -75,8 +77,10 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             base_url="https://api.perplexity.ai", variables=("PERPLEXITY_API_KEY",), models=("sonar*",)
         ),
         "moonshot": _openai_like("https://api.moonshot.ai/v1", ("MOONSHOT_API_KEY",), ("kimi-*", "moonshot-*")),
-        "cerebras": _openai_like("https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",)),
-        "sambanova": _openai_like("https://api.sambanova.ai/v1", ("SAMBANOVA_API_KEY",)),
+        "cerebras": _openai_like("https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",), ("llama3.1-*", "qwen-3-*")),
+        "sambanova": _openai_like(
+            "https://api.sambanova.ai/v1", ("SAMBANOVA_API_KEY",), ("Meta-Llama-*", "DeepSeek-*")
+        ),
         "nvidia": _openai_like("https://integrate.api.nvidia.com/v1", ("NVIDIA_API_KEY",), ("nvidia/*",)),
         "fireworks": _openai_like("https://api.fireworks.ai/inference/v1", ("FIREWORKS_API_KEY",), ("accounts/*",)),
         "together": _openai_like("https://api.together.xyz/v1", ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"), ("*/*",)),

@@ -17,6 +17,7 @@ _BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _TRIPLE: Final = re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}' + r"|'''(?:[^']|'{1,2}(?!'))*'{3,5}", re.DOTALL)
 _SINGLE: Final = re.compile(r'"(?:[^"\\]|\\.)*"' + r"|'[^']*'")
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LONG_INTEGER: Final = re.compile(r"[0-9_]{4000}")
 _OTHER: Final = re.compile(r"[^,\]}\n#]+")
 
 
@@ -32,6 +33,11 @@ def read_toml(text: str) -> Node | None:
         data = tomllib.loads(text, parse_float=_Number)
     except tomllib.TOMLDecodeError as error:
         raise _decode_fault(text, str(error)) from None
+    except ValueError:
+        # The one other thing tomllib raises: Python refuses to convert integers of thousands of digits.
+        found = _LONG_INTEGER.search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        raise DocumentError(line, "not valid TOML: an integer with too many digits") from None
     except RecursionError:
         raise DocumentError(1, f"nested deeper than {MAX_DEPTH} levels") from None
     if not data:

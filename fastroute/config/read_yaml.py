@@ -31,13 +31,15 @@ def read_yaml(text: str) -> Node | None:
     anchors: dict[str, Node] = {}
     documents = 0
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
+        events: Any = yaml.parse(text, Loader=_LOADER)
+        for event in events:
+            line: int = event.start_mark.line + 1
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise DocumentError(event.start_mark.line + 1, "more than one YAML document")
+                    raise DocumentError(line, "more than one YAML document")
             elif isinstance(event, yaml.NodeEvent):
-                _add(builder, anchors, event)
+                _add(builder, anchors, event, line)
             elif isinstance(event, yaml.CollectionEndEvent):
                 node, anchor = builder.close()
                 if anchor:
@@ -50,23 +52,23 @@ def read_yaml(text: str) -> Node | None:
     return builder.root()
 
 
-def _add(builder: TreeBuilder, anchors: dict[str, Node], event: yaml.NodeEvent) -> None:
-    line = event.start_mark.line + 1
+def _add(builder: TreeBuilder, anchors: dict[str, Node], event: Any, line: int) -> None:
+    anchor: Any = event.anchor
     if isinstance(event, yaml.AliasEvent):
-        if builder.is_open(event.anchor):
+        if builder.is_open(anchor):
             raise DocumentError(line, "an alias to a node that contains it")
-        if event.anchor not in anchors:
+        if anchor not in anchors:
             raise DocumentError(line, "an alias to an anchor that is not defined (quote text that starts with '*')")
-        builder.add(anchors[event.anchor])
+        builder.add(anchors[anchor])
     elif isinstance(event, yaml.ScalarEvent):
         node = Scalar(_kind(event, line), event.value, line)
-        if event.anchor:
-            anchors[event.anchor] = node
+        if anchor:
+            anchors[anchor] = node
         builder.add(node)
     else:
         if event.tag is not None and not event.implicit:
             raise DocumentError(line, "YAML tags are not supported")
-        builder.open(table=isinstance(event, yaml.MappingStartEvent), line=line, anchor=event.anchor)
+        builder.open(table=isinstance(event, yaml.MappingStartEvent), line=line, anchor=anchor)
 
 
 def _kind(event: yaml.ScalarEvent, line: int) -> Kind:

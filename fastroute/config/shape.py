@@ -276,7 +276,7 @@ class _Walk:
             return self._wrong(path, f"expected {_WORDS[wanted]}, not {describe(node)}")
         if node.text in choices:
             return choices[node.text]
-        near = "" if expanded else self._faults.suggest(node.text, choices)
+        near = "" if expanded or wanted == "integer" else self._faults.suggest(node.text, choices)
         return self._wrong(path, f"must be one of {', '.join(choices)}{near}")
 
     def _wrong(self, path: Path, message: str) -> Any:

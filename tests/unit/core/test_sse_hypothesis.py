@@ -1,5 +1,6 @@
 """Both halves of StreamMeter agree on any stream cut anywhere, and stripping removes exactly the usage-only events."""
 
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -52,7 +53,7 @@ def marked_blocks(draw: st.DrawFn) -> tuple[bytes, bool]:
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(i, len(data)) for i in at), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 def run(sse: ModuleType, chunks: list[bytes], options: dict[str, Any]) -> tuple[list[bytes], list[Any]]:
@@ -73,12 +74,15 @@ options = st.fixed_dictionaries(
         "max_event_bytes": st.sampled_from([1, 2, 3, 7, 20, 60, 1 << 20]),
     }
 )
-cuts = st.lists(st.integers(0, 300), max_size=8)
+boms = st.sampled_from([b"", b"\xef\xbb\xbf", b"\xef\xbb"])
+events = st.lists(marked_blocks().map(lambda block: block[0])).map(b"".join)
+streams = st.tuples(boms, st.one_of(soup, events)).map(b"".join)
+cuts = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 6)), max_size=8)
 
 
 @pytest.mark.parametrize("sse", [p for p in twins("sse") if p.id == "c"])
 @settings(max_examples=600, deadline=None)
-@given(stream=st.one_of(soup, st.lists(marked_blocks().map(lambda b: b[0])).map(b"".join)), at=cuts, options=options)
+@given(stream=streams, at=cuts, options=options)
 def test_the_halves_agree_on_everything_at_every_step(
     sse: ModuleType, stream: bytes, at: list[int], options: dict[str, Any]
 ) -> None:
@@ -88,7 +92,7 @@ def test_the_halves_agree_on_everything_at_every_step(
 
 @pytest.mark.parametrize("sse", twins("sse"))
 @settings(max_examples=300, deadline=None)
-@given(stream=st.one_of(soup, st.lists(marked_blocks().map(lambda b: b[0])).map(b"".join)), at=cuts, options=options)
+@given(stream=streams, at=cuts, options=options)
 def test_where_the_stream_is_cut_does_not_matter(
     sse: ModuleType, stream: bytes, at: list[int], options: dict[str, Any]
 ) -> None:

@@ -21,7 +21,7 @@ from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.operations import Operation, find_operation, guess_dialect
 from fastroute.downstream.reply import JSON_TYPE, error_reply
-from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, Head, RequestReader, read_head
+from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, Fields, RequestReader, collect_fields
 from fastroute.downstream.watch import Watch
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
@@ -32,7 +32,7 @@ from fastroute.routing.listing import model_document
 from fastroute.routing.table import Route, Tier, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import QUERY_DROP, without_connection_fields
+from fastroute.upstream.headers import OWN, QUERY_DROP, without_connection_fields
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -47,6 +47,8 @@ METER_BYTES: Final = 16 << 20
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
 
 _EVENT_STREAM: Final = b"text/event-stream"
+#: What is addressed to us, or names further fields that must not go upstream.
+_OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection"}
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
@@ -99,17 +101,15 @@ class Gateway:
             ctx.dialect = snapshot.dialects[operation.dialect]
             ctx.headers = downstream.headers
             ctx.query = downstream.query
-            head = read_head(downstream.headers)
-            self._reader.check_head(downstream, head)
-            ctx.principal = snapshot.keys.identify(
-                head.bearer, head.api_key, head.google_key, downstream.query, head.credentials
-            )
+            fields = collect_fields(downstream.headers)
+            length = self._reader.check_head(downstream, fields)
+            ctx.principal = snapshot.keys.identify(fields, downstream.query)
+            if not _OUR_FIELDS.isdisjoint(fields):
+                _read_our_fields(ctx, fields)
             if operation.name == "models":
-                await self._list_models(downstream, ctx, model, head)
+                await self._list_models(downstream, ctx, model, fields)
                 return
-            await self._reader.read_body(downstream, ctx, head)
-            if head.fastroute or head.connection:
-                _read_own_headers(ctx, head)
+            await self._reader.read_body(downstream, ctx, length)
             route = _resolve(snapshot, ctx, model)
             ctx.admitted = True
             await self._serve(downstream, ctx, snapshot, route)
@@ -129,13 +129,13 @@ class Gateway:
             self._settle(ctx)
 
     async def _list_models(
-        self, downstream: AsgiDownstream, ctx: Context, model: bytes, head: Head
+        self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields
     ) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
         shape: DialectName = ctx.operation.dialect
-        if shape == "openai" and head.api_key:
+        if shape == "openai" and b"x-api-key" in fields:
             shape = "anthropic"
-        elif head.google_key:
+        elif b"x-goog-api-key" in fields:
             shape = "gemini"
         body = model_document(names, shape, model)
         headers = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"x-request-id", ctx.request_id.encode())]
@@ -159,7 +159,6 @@ class Gateway:
             endpoint = snapshot.endpoints[position]
             ctx.endpoint = endpoint
             ctx.attempts += 1
-            last = ctx.attempts >= snapshot.max_attempts or not _others(tiers, tried, ctx, snapshot)
             permit = Permit(self._segment, self._worker, endpoint.index)
             exchange: Exchange | None = None
             outcome = classify.CANCELLED
@@ -168,7 +167,7 @@ class Gateway:
                 exchange, outcome, failure = await self._send(request, endpoint, ctx, snapshot)
                 if exchange is None:
                     continue
-                if outcome.retryable and not last:
+                if outcome.retryable and self._may_retry(tiers, tried, ctx):
                     held = await self._hold(exchange, ctx, route)
                     continue
                 if _is_held(ctx, exchange):
@@ -206,6 +205,11 @@ class Gateway:
                 fault="gateway",
                 retry_safe=True,
             )
+
+    def _may_retry(self, tiers: tuple[Tier, ...], tried: list[int], ctx: Context) -> bool:
+        if ctx.attempts >= ctx.snapshot.max_attempts:
+            return False
+        return any(_candidates(tier, tried, ctx, ctx.snapshot) for tier in tiers)
 
     async def _send(
         self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
@@ -348,7 +352,7 @@ class Gateway:
         if broken and kept is not None:
             return outcome
         if broken:
-            tail += ctx.dialect.error_event(502, "upstream_error", broken)
+            tail = _error_event(ctx, meter, broken)
         await downstream.finish(tail)
         return outcome
 
@@ -503,9 +507,18 @@ def _bad_gateway(failure: UpstreamError) -> GatewayError:
     return GatewayError(502, "upstream_error", failure.message, fault="upstream", retry_safe=not failure.sent)
 
 
-def _read_own_headers(ctx: Context, head: Head) -> None:
+def _error_event(ctx: Context, meter: StreamMeter, message: str) -> bytes:
+    """Return the event that ends a broken stream. An event that was cut in the middle is closed off first."""
+    if ctx.operation.name == "responses":
+        event: bytes = ctx.dialect.error_event_responses(502, "upstream_error", message)
+    else:
+        event = ctx.dialect.error_event(502, "upstream_error", message)
+    return b"\n\n" + event if meter.mid_event else event
+
+
+def _read_our_fields(ctx: Context, fields: Fields) -> None:
     """Read what the caller asks of us in header fields, and take them out of what goes upstream."""
-    for name, value in ctx.headers:
+    for name, value in fields.items():
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             ctx.request_id = value.decode()
         elif name == b"x-fastroute-provider":
@@ -518,7 +531,7 @@ def _read_own_headers(ctx: Context, head: Head) -> None:
                     400, "invalid_request_error", "x-fastroute-timeout-ms must be a number of milliseconds"
                 )
             ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + int(value) * 1_000_000)
-    ctx.headers = without_connection_fields(ctx.headers, head.connection)
+    ctx.headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
 
 
 def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
@@ -558,10 +571,6 @@ def _choose(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: S
         if candidates:
             return tier.strategy.pick(candidates)
     return -1
-
-
-def _others(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: Snapshot) -> bool:
-    return any(_candidates(tier, tried, ctx, snapshot) for tier in tiers)
 
 
 def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:

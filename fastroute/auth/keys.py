@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -65,21 +65,18 @@ class KeyTable:
             return None
         return found[1]
 
-    def identify(
-        self, authorization: bytes, api_key: bytes, google_key: bytes, query: bytes, credentials: int
-    ) -> Principal:
-        """Return the caller. Raises GatewayError 401, the same whatever was wrong with the credentials."""
+    def identify(self, fields: Mapping[bytes, bytes], query: bytes) -> Principal:
+        """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
         if self.open:
             return ANONYMOUS
-        if credentials > 1:
-            raise _unauthorized()
-        if authorization:
+        authorization = fields.get(b"authorization")
+        if authorization is not None:
             scheme, _, key = authorization.partition(b" ")
-            if scheme.lower() != b"bearer":
+            if scheme != b"Bearer" and scheme.lower() != b"bearer":
                 key = b""
             key = key.strip()
         else:
-            key = api_key or google_key or _query_key(query)
+            key = fields.get(b"x-api-key") or fields.get(b"x-goog-api-key") or _query_key(query)
         if not key or len(key) > MAX_KEY_BYTES:
             raise _unauthorized()
         principal = self.find(key)

@@ -48,6 +48,15 @@ def load_object(text: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def find_slice(scanner: Scanner, body: bytes) -> bytes | None:
+    """Return the bytes of the object at the one top-level field `scanner` looks for; None if that is not plain."""
+    try:
+        kind, start, end, *_ = scanner.scan(body)
+    except ScanError:
+        return None
+    return body[start:end] if kind == KIND_OBJECT else None
+
+
 def find_object(scanner: Scanner, name: str, body: bytes) -> dict[str, Any]:
     """Return the object at the top-level field `name`, the only one `scanner` looks for; {} if there is none.
 

@@ -5,10 +5,21 @@ https://platform.openai.com/docs/guides/error-codes. The other dialects are modu
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from fastroute._core.jsonscan import Scanner
-from fastroute.dialects._body import count, encode, find_object, header_value, load_object, table
+from fastroute.dialects._body import (
+    MAX_TOKENS,
+    count,
+    encode,
+    find_object,
+    find_slice,
+    header_value,
+    load_object,
+    table,
+)
 from fastroute.interfaces import DialectName, Usage
 
 NAME: Final[DialectName] = "openai"
@@ -29,9 +40,59 @@ _TYPES: Final = {
 }
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
+class _InputDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    cached_tokens: Count = 0
+    audio_tokens: Count = 0
+
+
+class _OutputDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    reasoning_tokens: Count = 0
+    audio_tokens: Count = 0
+    accepted_prediction_tokens: Count = 0
+    rejected_prediction_tokens: Count = 0
+
+
+class _ChatUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The usage object exactly as OpenAI documents it for chat completions; anything else takes the careful way."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    prompt_tokens_details: _InputDetails = _InputDetails()
+    completion_tokens_details: _OutputDetails = _OutputDetails()
+
+
+_CHAT_USAGE: Final = msgspec.json.Decoder(_ChatUsage)
+
+
 def usage_from_json(body: bytes) -> Usage | None:
     """Return the usage of a whole response body; None if the provider reported none."""
+    found = find_slice(_SCANNER, body)
+    if found is not None:
+        try:
+            return _plain_usage(_CHAT_USAGE.decode(found), found)
+        except msgspec.DecodeError:
+            return _usage(load_object(found))
     return _usage(find_object(_SCANNER, "usage", body))
+
+
+def _plain_usage(usage: _ChatUsage, raw: bytes) -> Usage | None:
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if usage.total_tokens != prompt + completion:
+        return _usage(load_object(raw))
+    inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    return _disjoint(
+        prompt,
+        inputs.cached_tokens,
+        0,
+        inputs.audio_tokens,
+        completion,
+        outputs.reasoning_tokens,
+        outputs.audio_tokens,
+    )
 
 
 def usage_from_events(payloads: Sequence[bytes]) -> Usage | None:

@@ -19,8 +19,9 @@ from fastroute._core.jsonscan import (
     unescape,
 )
 from fastroute.context import READ_BODY, Context
-from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
+from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError, too_large
 from fastroute.errors import GatewayError
+from fastroute.interfaces import Header
 
 #: Bodies larger than this are scanned in a thread, so that they stall nobody.
 SCAN_IN_THREAD_BYTES: Final = 1 << 18
@@ -73,13 +74,14 @@ _CHECKS: Final = (
 _MAX_COUNT: Final = 128
 _COUNTS: Final = (("n", 27), ("best_of", 30), ("top_logprobs", 33))
 
+# Combinations of field types that have passed the checks are remembered, up to this many.
+_MAX_KNOWN_KINDS: Final = 1024
+
 # Fields by which clients of other gateways choose the destination or its credential. Here the configuration does.
 _STEERING: Final = tuple((FIELDS[i], 3 * i) for i in range(FIELDS.index("api_base"), len(FIELDS)))
 
 # RFC 3986 host without percent escapes, or a bracketed IPv6 address; RFC 9110 section 7.2.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-
-_PLAIN_CONNECTION: Final = (b"keep-alive", b"close", b"")
 
 _SCAN_CODES: Final = {
     "duplicate_key": "the request body names a field twice",
@@ -102,80 +104,32 @@ class Limits(NamedTuple):
     body_timeout_ns: int
 
 
-class Head(NamedTuple):
-    """The header fields that concern us.
+Fields = dict[bytes, bytes]
 
-    length: -1 without a content-length. connection: b"" unless it names more fields that must not go on. fastroute:
-    some field is addressed to us.
-    """
-
-    length: int
-    encodings: int
-    coding: bytes
-    content_type: bytes
-    encoding: bytes
-    bearer: bytes
-    api_key: bytes
-    google_key: bytes
-    credentials: int
-    fastroute: bool
-    expect: bytes
-    connection: bytes
-    host: bytes
-    hosts: int
-    size: int
+#: Fields that frame or authenticate a request: two of them mean two readings of it.
+_SINGLE: Final = (b"content-length", b"host", b"transfer-encoding", b"content-type", b"content-encoding")
+_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key")
 
 
-def read_head(headers: list[tuple[bytes, bytes]]) -> Head:
-    """Collect the header fields that concern us, in one pass. Names are lower case already."""
-    length = -1
-    credentials = hosts = encodings = size = 0
-    fastroute = False
-    content_type = encoding = bearer = api_key = google_key = expect = connection = host = coding = b""
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"content-type":
-            content_type = value
-        elif name == b"authorization":
-            bearer = value
-            credentials += 1
-        elif name == b"x-api-key":
-            api_key = value
-        elif name == b"host":
-            hosts += 1
-            host = value
-        elif name == b"x-goog-api-key":
-            google_key = value
-        elif name == b"transfer-encoding":
-            encodings += 1
-            coding = value
-        elif name == b"content-encoding":
-            encoding = value
-        elif name == b"expect":
-            expect = value
-        elif name == b"connection":
-            connection = b"" if value.lower() in _PLAIN_CONNECTION else value
-        elif name.startswith(b"x-fastroute-") or name == b"x-request-id":
-            fastroute = True
-    return Head(
-        length,
-        encodings,
-        coding,
-        content_type,
-        encoding,
-        bearer,
-        api_key,
-        google_key,
-        credentials,
-        fastroute,
-        expect,
-        connection,
-        host,
-        hosts,
-        size,
-    )
+def collect_fields(headers: list[Header]) -> Fields:
+    """Return the header fields by name (lower case already). Raises GatewayError 400 for a repeated vital one."""
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        _check_repeated(headers, fields)
+    return fields
+
+
+def _check_repeated(headers: list[Header], fields: Fields) -> None:
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise GatewayError(
+                400, "invalid_request_error", f"more than one {name.decode()} field", close=True
+            )
+    for name in _CREDENTIALS:
+        if names.count(name) > 1:
+            # Not to be guessed which is meant; an impossible credential makes it an ordinary 401.
+            fields[name] = b"\x00"
 
 
 class RequestReader:
@@ -184,38 +138,40 @@ class RequestReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._scanner = Scanner(FIELDS, limits.max_json_depth)
+        self._known_host = b""
+        self._known_kinds: set[tuple[int, ...]] = set()
 
-    def check_head(self, downstream: AsgiDownstream, head: Head) -> None:
-        """Refuse what no body could make right."""
+    def check_head(self, downstream: AsgiDownstream, fields: Fields) -> int:
+        """Return the declared length, -1 if none; refuse what no body could make right."""
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
-        if head.size > self._limits.max_header_bytes or len(downstream.headers) > self._limits.max_headers:
+        limits = self._limits
+        if len(downstream.headers) > limits.max_headers or _size(fields) > limits.max_header_bytes:
             raise GatewayError(431, "headers_too_large", "the request head is too large", close=True)
-        if head.hosts != 1 or not _HOST.fullmatch(head.host):
-            raise GatewayError(400, "invalid_request_error", "missing or malformed host field", close=True)
-        if head.encodings and (head.encodings > 1 or head.coding.lower() != b"chunked" or head.length >= 0):
-            raise GatewayError(400, "invalid_request_error", "ambiguous request framing", close=True)
-        if head.encoding and head.encoding.lower() != b"identity":
+        host = fields.get(b"host", b"")
+        if host != self._known_host:
+            if not _HOST.fullmatch(host):
+                raise GatewayError(400, "invalid_request_error", "missing or malformed host field", close=True)
+            self._known_host = host
+        length = _length(fields)
+        content_type = fields.get(b"content-type", b"application/json")
+        if content_type != b"application/json" and not _is_json(content_type):
+            raise GatewayError(415, "unsupported_media_type", "content-type must be application/json")
+        if fields.get(b"content-encoding", b"identity").lower() != b"identity":
             raise GatewayError(
                 415, "unsupported_media_type", "content-encoding is not supported; send the body uncompressed"
             )
-        if head.content_type and not _is_json(head.content_type):
-            raise GatewayError(415, "unsupported_media_type", "content-type must be application/json")
-        if head.expect and head.expect.lower() != b"100-continue":
+        if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise GatewayError(417, "expectation_failed", "unknown expectation", close=True)
-        if head.length > self._limits.max_body_bytes:
-            raise GatewayError(
-                413,
-                "request_too_large",
-                f"the request body is larger than {self._limits.max_body_bytes} bytes",
-                close=True,
-            )
+        if length > limits.max_body_bytes:
+            raise too_large(limits.max_body_bytes)
+        return length
 
-    async def read_body(self, downstream: AsgiDownstream, ctx: Context, head: Head) -> None:
+    async def read_body(self, downstream: AsgiDownstream, ctx: Context, length: int) -> None:
         """Read the body into `ctx.body` and scan it into `ctx.scan`, `ctx.model*` and `ctx.stream`."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
         try:
-            body = await downstream.read_body(head.length, self._limits.max_body_bytes)
+            body = await downstream.read_body(length, self._limits.max_body_bytes)
         except ClientGoneError:
             # Gone, or its framing broke off: whoever is still there to read it learns why.
             raise GatewayError(400, "invalid_request_error", "the request body broke off", close=True) from None
@@ -237,15 +193,11 @@ class RequestReader:
             ctx.stream = True
         elif kind not in (KIND_ABSENT, KIND_FALSE, KIND_NULL):
             raise wrong_type("stream", "a boolean")
-        for name, offset, kinds, wanted in _CHECKS:
-            if scan[offset] not in kinds:
-                raise wrong_type(name, wanted)
-        for name, offset in _COUNTS:
-            if scan[offset] == KIND_NUMBER:
-                _check_count(name, ctx.body[scan[offset + 1] : scan[offset + 2]])
-        for name, offset in _STEERING:
-            if scan[offset]:
-                raise GatewayError(400, "invalid_request_error", f"'{name}' is not accepted", param=name)
+        kinds = scan[STREAM_OPTIONS:OPEN:3]
+        if kinds not in self._known_kinds:
+            _check_kinds(scan, ctx.body)
+            if not _has_counts(scan) and len(self._known_kinds) < _MAX_KNOWN_KINDS:
+                self._known_kinds.add(kinds)
         if ctx.operation.model_in_path:
             ctx.stream = ctx.operation.streams
             return
@@ -258,6 +210,36 @@ class RequestReader:
             raise GatewayError(400, "invalid_request_error", "you must provide a model parameter", param="model")
         else:
             raise wrong_type("model", "a string")
+
+
+def _size(fields: Fields) -> int:
+    return sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields)
+
+
+def _length(fields: Fields) -> int:
+    """Return the declared length, -1 if there is none. The server has checked that it is a number."""
+    coding = fields.get(b"transfer-encoding")
+    declared = fields.get(b"content-length")
+    if coding is not None and (declared is not None or coding.lower() != b"chunked"):
+        raise GatewayError(400, "invalid_request_error", "ambiguous request framing", close=True)
+    return -1 if declared is None else int(declared)
+
+
+def _has_counts(scan: tuple[int, ...]) -> bool:
+    return any(scan[offset] == KIND_NUMBER for _, offset in _COUNTS)
+
+
+def _check_kinds(scan: tuple[int, ...], body: bytes) -> None:
+    """Refuse fields of the wrong type, absurd counts, and fields that would choose the destination."""
+    for name, offset, kinds, wanted in _CHECKS:
+        if scan[offset] not in kinds:
+            raise wrong_type(name, wanted)
+    for name, offset in _COUNTS:
+        if scan[offset] == KIND_NUMBER:
+            _check_count(name, body[scan[offset + 1] : scan[offset + 2]])
+    for name, offset in _STEERING:
+        if scan[offset]:
+            raise GatewayError(400, "invalid_request_error", f"'{name}' is not accepted", param=name)
 
 
 def _check_count(field: str, digits: bytes) -> None:

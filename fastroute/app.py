@@ -1,6 +1,6 @@
 """The data plane's ASGI application: liveness and readiness here, everything else through the corridor."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fastroute.downstream.asgi import AsgiDownstream, Receive, Scope, Send
@@ -16,13 +16,13 @@ class App:
         self._gateway = gateway
         self._ready = ready
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         downstream = AsgiDownstream(scope, receive, send)
-        if downstream.path == b"/livez" or downstream.path == b"/readyz":
-            await probe_reply(downstream, downstream.path == b"/livez" or self._ready())
-        else:
-            await self._gateway.handle(downstream)
+        path = downstream.path
+        if path == b"/livez" or path == b"/readyz":
+            return probe_reply(downstream, path == b"/livez" or self._ready())
+        return self._gateway.handle(downstream)
 
 
 async def probe_reply(downstream: AsgiDownstream, well: bool) -> None:

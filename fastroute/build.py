@@ -9,18 +9,20 @@ from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
 from fastroute._core.counters import Segment
-from fastroute.auth.keys import KeyTable, Principal, digest, model_pattern
+from fastroute.auth.keys import KeyTable, digest, model_pattern
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
 from fastroute.config.patterns import is_pattern, matches
 from fastroute.config.schema import Auth, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
+from fastroute.downstream.heads import HeadReader
 from fastroute.failover.classify import Classifier
-from fastroute.interfaces import DialectName, Header, Strategy
+from fastroute.interfaces import DialectName, Header, Principal, Strategy
 from fastroute.routing.table import Route, RouteTable, Tier
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
+from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
 from fastroute.upstream.pool import Origin, Pool
 from fastroute.upstream.tls import client_context
 from fastroute.upstream.transport import FastTransport, Transport
@@ -74,7 +76,13 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
     )
     return Snapshot(
         generation=generation,
-        keys=build_keys(config.auth),
+        heads=HeadReader(
+            build_keys(config.auth),
+            REQUEST_DROP,
+            OUR_FIELDS,
+            config.server.limits.max_headers,
+            config.server.limits.max_header_bytes,
+        ),
         routes=_Routes(config, specs, endpoints, around).table(),
         endpoints=endpoints,
         cards=tuple(_card(spec.model.price) for spec in specs),

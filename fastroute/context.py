@@ -46,6 +46,7 @@ class Context:
         "error",
         "exclude",
         "first_byte_ns",
+        "head_lines",
         "headers",
         "interrupted",
         "limit_ns",
@@ -100,6 +101,7 @@ class Context:
         self.dialect: Any = None
         self.operation: Any = None
         self.headers: list[Header] = []
+        self.head_lines = b""
         self.query = b""
         self.principal: Any = None
         self.body = b""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastroute._core.counters import Segment
-from fastroute._core.h1 import UpstreamError
+from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
@@ -19,9 +19,10 @@ from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context, Header
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
+from fastroute.downstream.heads import Fields
 from fastroute.downstream.operations import Operation, find_operation, guess_dialect
 from fastroute.downstream.reply import JSON_TYPE, error_reply
-from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, Fields, RequestReader, collect_fields
+from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
@@ -32,7 +33,7 @@ from fastroute.routing.listing import model_document
 from fastroute.routing.table import Route, Tier, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import OWN, QUERY_DROP, without_connection_fields
+from fastroute.upstream.headers import QUERY_DROP, REQUEST_DROP, without_connection_fields
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -47,8 +48,6 @@ METER_BYTES: Final = 16 << 20
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
 
 _EVENT_STREAM: Final = b"text/event-stream"
-#: What is addressed to us, or names further fields that must not go upstream.
-_OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection"}
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
@@ -68,6 +67,7 @@ class Gateway:
         journal: JournalWriter,
         watch: Watch,
         clock: Clock,
+        loop: asyncio.AbstractEventLoop,
         id_prefix: str,
     ) -> None:
         self.snapshot = snapshot
@@ -79,6 +79,7 @@ class Gateway:
         self._now = clock.monotonic_ns
         self._wall = clock.wall_ns
         self._id_prefix = id_prefix
+        self._loop = loop
 
     async def handle(self, downstream: AsgiDownstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
@@ -91,7 +92,7 @@ class Gateway:
             f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}",
             self._now(),
             self._wall(),
-            asyncio.current_task(),
+            asyncio.current_task(self._loop),
         )
         ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
         self._watch.enter(ctx)
@@ -101,13 +102,14 @@ class Gateway:
             ctx.dialect = snapshot.dialects[operation.dialect]
             ctx.headers = downstream.headers
             ctx.query = downstream.query
-            fields = collect_fields(downstream.headers)
-            length = self._reader.check_head(downstream, fields)
-            ctx.principal = snapshot.keys.identify(fields, downstream.query)
-            if not _OUR_FIELDS.isdisjoint(fields):
-                _read_our_fields(ctx, fields)
+            self._reader.check_target(downstream)
+            head, length = snapshot.heads.read(downstream.headers, downstream.query)
+            ctx.principal = head.principal
+            ctx.head_lines = head.lines
+            if head.ours:
+                _read_our_fields(ctx, head.fields)
             if operation.name == "models":
-                await self._list_models(downstream, ctx, model, fields)
+                await self._list_models(downstream, ctx, model, head.fields)
                 return
             await self._reader.read_body(downstream, ctx, length)
             route = _resolve(snapshot, ctx, model)
@@ -531,7 +533,8 @@ def _read_our_fields(ctx: Context, fields: Fields) -> None:
                     400, "invalid_request_error", "x-fastroute-timeout-ms must be a number of milliseconds"
                 )
             ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + int(value) * 1_000_000)
-    ctx.headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
+    headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
+    ctx.head_lines = request_head(headers, REQUEST_DROP)
 
 
 def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
@@ -585,8 +588,10 @@ def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
         if name != ctx.called:
             edits.append(model_edit(ctx.scan[MODEL + 1], ctx.scan[MODEL + 2], name.encode()))
         if ctx.stream and operation.include_usage and endpoint.include_usage:
-            kind, start, end = ctx.scan[STREAM_OPTIONS : STREAM_OPTIONS + 3]
-            edit = usage_edit(body, kind, start, end, ctx.scan[OPEN])
+            scan = ctx.scan
+            edit = usage_edit(
+                body, scan[STREAM_OPTIONS], scan[STREAM_OPTIONS + 1], scan[STREAM_OPTIONS + 2], scan[OPEN]
+            )
             if edit is not None:
                 edits.append(edit)
                 strip = True
@@ -596,7 +601,7 @@ def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
     request = UpstreamRequest(
         target,
         endpoint.head_start(operation, target),
-        ctx.headers,
+        ctx.head_lines,
         extra,
         body,
         endpoint.connect_ns,

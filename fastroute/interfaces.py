@@ -1,6 +1,7 @@
 """Values that cross layers: what a room returns and another room reads. No behaviour beyond arithmetic on itself."""
 
-from collections.abc import Awaitable, Sequence
+import re
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -89,6 +90,25 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_us: int
     request_bytes: int
     response_bytes: int
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is calling and what they may use. models: None for every model, else a pattern of allowed names."""
+
+    key_id: str
+    tenant: str
+    models: re.Pattern[str] | None = None
+
+    def may_use(self, model: str) -> bool:
+        """Return whether this principal may use the public model name."""
+        return self.models is None or self.models.fullmatch(model) is not None
+
+
+class Authenticator(Protocol):
+    """Knows callers by their credentials."""
+
+    def identify(self, fields: Mapping[bytes, bytes], query: bytes) -> Principal:
+        """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
 
 
 class Strategy(Protocol):

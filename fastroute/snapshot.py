@@ -4,8 +4,8 @@ from types import ModuleType
 
 import msgspec
 
-from fastroute.auth.keys import KeyTable
 from fastroute.billing.cost import PriceCard
+from fastroute.downstream.heads import HeadReader
 from fastroute.failover.classify import Classifier
 from fastroute.interfaces import DialectName
 from fastroute.routing.table import RouteTable
@@ -17,7 +17,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """Everything a request needs to know. `cards` stands beside `endpoints`; None is an unknown price."""
 
     generation: int
-    keys: KeyTable
+    heads: HeadReader
     routes: RouteTable
     endpoints: tuple[Endpoint, ...]
     cards: tuple[PriceCard | None, ...]

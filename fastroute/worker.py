@@ -31,6 +31,9 @@ log = logging.getLogger("fastroute")
 #: After the grace time, interrupted requests get this long to say so to their clients.
 LAST_WORDS_S = 2.0
 
+#: Requests leave no reference cycles behind, so the collector need not look for them after every few hundred objects.
+GC_THRESHOLDS = (20_000, 20, 20)
+
 
 class Inheritance(NamedTuple):
     """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive."""
@@ -72,8 +75,6 @@ class _Worker:
                     limits.max_body_bytes,
                     limits.max_json_depth,
                     limits.max_uri_bytes,
-                    limits.max_headers,
-                    limits.max_header_bytes,
                     limits.body_timeout_ms * 1_000_000,
                 )
             ),
@@ -82,6 +83,7 @@ class _Worker:
             journal=journal,
             watch=watch,
             clock=SYSTEM_CLOCK,
+            loop=loop,
             id_prefix=f"fr-{secrets.token_hex(4)}-",
         )
         listener = Listener(
@@ -96,6 +98,7 @@ class _Worker:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         await listener.serve()
         for transport in snapshot.transports:
             await transport.close()

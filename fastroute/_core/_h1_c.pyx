@@ -225,9 +225,9 @@ def parse_response_head(bytes data, drop=frozenset()):
     return end, info.status, headers, info.length, bool(info.keep_alive)
 
 
-def request_head(bytes start, list headers, drop, bytes tail):
-    """Return the bytes of a request head: `start` + the fields of `headers` not in `drop` + `tail`."""
-    cdef list parts = [start]
+def request_head(headers, drop):
+    """Return the lines of the fields of `headers` not in `drop`, each with its line end."""
+    cdef list parts = []
     cdef tuple pair
     cdef object name
     for item in headers:
@@ -239,8 +239,55 @@ def request_head(bytes start, list headers, drop, bytes tail):
         parts.append(b": ")
         parts.append(pair[1])
         parts.append(b"\r\n")
-    parts.append(tail)
     return b"".join(parts)
+
+
+cdef inline char* _put(char* at, const char* data, Py_ssize_t size) noexcept:
+    memcpy(at, data, size)
+    return at + size
+
+
+def head_key(list headers):
+    """Return (key, content-length) of a request's header fields."""
+    cdef Py_ssize_t size = 0
+    cdef long long length = -1
+    cdef tuple pair
+    cdef bytes name, value, key
+    cdef char* at
+    for item in headers:
+        pair = <tuple?>item
+        name = <bytes?>pair[0]
+        value = <bytes?>pair[1]
+        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 2
+    key = PyBytes_FromStringAndSize(NULL, size)
+    at = PyBytes_AS_STRING(key)
+    for item in headers:
+        pair = <tuple>item
+        name = <bytes>pair[0]
+        value = <bytes>pair[1]
+        if PyBytes_GET_SIZE(name) == 14 and memcmp(PyBytes_AS_STRING(name), b"content-length", 14) == 0:
+            size -= 14 + PyBytes_GET_SIZE(value) + 2
+            length = _declared(value) if length == -1 else -2
+            continue
+        at = _put(at, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        at = _put(at, b":", 1)
+        at = _put(at, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        at = _put(at, b"\n", 1)
+    return key[:size] if length != -1 else key, length
+
+
+cdef long long _declared(bytes value) noexcept:
+    """Return the number a content-length field declares, -2 if it is none."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(value), i
+    cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(value)
+    cdef long long number = 0
+    if n == 0 or n > 18:
+        return -2
+    for i in range(n):
+        if p[i] < 48 or p[i] > 57:
+            return -2
+        number = number * 10 + (p[i] - 48)
+    return number
 
 
 cdef enum ChunkState:

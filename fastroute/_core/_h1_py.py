@@ -148,17 +148,32 @@ def parse_response_head(
     return end, *_parse_head(data[:end], drop)
 
 
-def request_head(start: bytes, headers: Iterable[Header], drop: Container[bytes], tail: bytes) -> bytes:
-    """Return the bytes of a request head: `start` + the fields of `headers` not in `drop` + `tail`.
+def request_head(headers: Iterable[Header], drop: Container[bytes]) -> bytes:
+    """Return the lines of the fields of `headers` not in `drop`, each with its line end.
 
-    `start` ends with a line end, `tail` with the blank line. Field values come from a parsed request and are trusted.
+    Field values come from a parsed request and are trusted.
     """
-    parts = [start]
+    parts: list[bytes] = []
     for name, value in headers:
         if name not in drop:
             parts += (name, b": ", value, b"\r\n")
-    parts.append(tail)
     return b"".join(parts)
+
+
+def head_key(headers: Iterable[Header]) -> tuple[bytes, int]:
+    """Return (key, content-length) of a request's header fields.
+
+    Two requests have the same key if and only if they have the same fields in the same order, whatever their
+    content-length. content-length: -1 if there is none, -2 if there are several or it is no number of 1 to 18 digits.
+    """
+    parts: list[bytes] = []
+    length = -1
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if length == -1 and _DIGITS.fullmatch(value) else -2
+        else:
+            parts += (name, b":", value, b"\n")
+    return b"".join(parts), length
 
 
 class ChunkedDecoder:

@@ -12,23 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-import msgspec
-
 from fastroute.errors import GatewayError
+from fastroute.interfaces import Principal
 
 MAX_KEY_BYTES: Final = 4096
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Who is calling and what they may use. models: None for every model, else a pattern of allowed names."""
-
-    key_id: str
-    tenant: str
-    models: re.Pattern[str] | None = None
-
-    def may_use(self, model: str) -> bool:
-        """Return whether this principal may use the public model name."""
-        return self.models is None or self.models.fullmatch(model) is not None
 
 
 ANONYMOUS: Final = Principal("anonymous", "default")

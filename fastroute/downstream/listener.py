@@ -1,26 +1,72 @@
-"""A Granian server on a socket that somebody else has bound: the supervisor keeps it open over a worker's death."""
+"""A Granian worker on a socket that somebody else has bound: the supervisor keeps it open over a worker's death.
 
+Granian's own servers bind their sockets, watch their processes and wrap the application in four layers. Here the
+supervisor does the first two, so Granian's worker is driven directly: it reads HTTP in threads of its own and hands
+each request to the event loop, which runs one task for it.
+"""
+
+import asyncio
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
+from granian._granian import ASGIWorker, CallbackScheduler, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
-from fastroute.downstream.asgi import AnswerCutError
+from fastroute.downstream.asgi import AnswerCutError, Receive, Scope, Send
 
 #: hyper's smallest read buffer.
 _MIN_BUFFER_BYTES: Final = 8192
+_BLOCKING_THREADS: Final = 16
+_THREAD_IDLE_S: Final = 30
+
+Hook = Callable[[], None]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# The stubs that come with Granian lag behind its classes.
+_ASGIWorker: Any = ASGIWorker
+_SocketHolder: Any = SocketHolder
 
 
-class Listener(Server):
+class _Scheduler(CallbackScheduler):
+    """Called by Granian's thread for each request: starts its task in the event loop."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, application: Application, task: None, enter: Hook, leave: Hook
+    ) -> None:
+        # The base class takes the same arguments in its `__new__`; the last three are for its own kind of task.
+        super().__init__()
+        context = self._ctx
+
+        async def serve(watcher: Any) -> None:
+            protocol = watcher.proto
+            try:
+                await application(watcher.scope, protocol.receive, protocol.send)
+            except BaseException as error:  # Granian logs it and cuts the connection
+                watcher.err(error)
+                return
+            watcher.done()
+
+        def start(watcher: Any) -> None:
+            watcher.taskref(loop.create_task(serve(watcher)))
+
+        def schedule(watcher: Any) -> None:
+            loop.call_soon_threadsafe(start, watcher, context=context)
+
+        self._schedule_fn = schedule
+
+
+def _no_hook() -> None:
+    """Nothing: asyncio's own tasks announce themselves."""
+
+
+class Listener:
     """Serves an ASGI application in the running event loop until `stop`; then requests under way are finished."""
 
     def __init__(
         self,
-        app: Any,
+        application: Application,
         sock: socket.socket,
         *,
         backlog: int,
@@ -28,33 +74,45 @@ class Listener(Server):
         max_header_bytes: int,
         header_timeout_ms: int,
     ) -> None:
-        host, port = sock.getsockname()[:2]
-        super().__init__(
-            target=app,
-            address=host,
-            port=port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=backlog,
-            backpressure=max_connections,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=header_timeout_ms,
-                max_buffer_size=max(_MIN_BUFFER_BYTES, max_header_bytes),
-            ),
-            log_enabled=False,
+        self._application = application
+        self._socket = sock
+        self._backlog = backlog
+        self._max_connections = max_connections
+        self._http1 = HTTP1Settings(
+            header_read_timeout=header_timeout_ms,
+            max_buffer_size=max(_MIN_BUFFER_BYTES, max_header_bytes),
         )
-        self._inherited = sock
+        self._signal = WorkerSignal()
 
-    def _init_shared_socket(self) -> None:
-        # The stub of SocketHolder has no constructor; the class does.
-        holder: Any = SocketHolder
-        self._ssp = None
-        self._shd = holder(self._inherited.fileno(), False, self.backlog)
+    async def serve(self) -> None:
+        """Serve; returns once `stop` was called and every connection is finished."""
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[None] = loop.create_future()
+        self._signal.add_cb(lambda: loop.call_soon_threadsafe(finished.set_result, None))
+        no_tls: tuple[object, ...] = (False, None, None, None, "1.3", None, [], False)
+        worker = _ASGIWorker(
+            1,
+            (None, _SocketHolder(self._socket.fileno(), False, self._backlog)),
+            None,
+            1,
+            _BLOCKING_THREADS,
+            1,
+            _THREAD_IDLE_S,
+            self._max_connections,
+            "1",
+            self._http1,
+            None,
+            False,
+            None,
+            *no_tls,
+            (None, None),
+        )
+        worker.serve_async(_Scheduler(loop, self._application, None, _no_hook, _no_hook), loop, self._signal)
+        await finished
 
     def stop(self) -> None:
-        """Accept no more; `serve` returns once the requests under way are finished."""
-        self.signal_handler_interrupt()
+        """Accept no more."""
+        self._signal.set()
 
 
 def open_socket(host: str, port: int, backlog: int) -> socket.socket:

@@ -1,7 +1,6 @@
 """Reading a request: sizes, framing, headers that concern us, and one scan of the body that stays bytes."""
 
 import asyncio
-import re
 from typing import Final, NamedTuple
 
 from fastroute._core.jsonscan import (
@@ -19,9 +18,8 @@ from fastroute._core.jsonscan import (
     unescape,
 )
 from fastroute.context import READ_BODY, Context
-from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError, too_large
+from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Header
 
 #: Bodies larger than this are scanned in a thread, so that they stall nobody.
 SCAN_IN_THREAD_BYTES: Final = 1 << 18
@@ -80,9 +78,6 @@ _MAX_KNOWN_KINDS: Final = 1024
 # Fields by which clients of other gateways choose the destination or its credential. Here the configuration does.
 _STEERING: Final = tuple((FIELDS[i], 3 * i) for i in range(FIELDS.index("api_base"), len(FIELDS)))
 
-# RFC 3986 host without percent escapes, or a bracketed IPv6 address; RFC 9110 section 7.2.
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-
 _SCAN_CODES: Final = {
     "duplicate_key": "the request body names a field twice",
     "too_deep": "the request body is nested too deeply",
@@ -99,37 +94,7 @@ class Limits(NamedTuple):
     max_body_bytes: int
     max_json_depth: int
     max_uri_bytes: int
-    max_headers: int
-    max_header_bytes: int
     body_timeout_ns: int
-
-
-Fields = dict[bytes, bytes]
-
-#: Fields that frame or authenticate a request: two of them mean two readings of it.
-_SINGLE: Final = (b"content-length", b"host", b"transfer-encoding", b"content-type", b"content-encoding")
-_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key")
-
-
-def collect_fields(headers: list[Header]) -> Fields:
-    """Return the header fields by name (lower case already). Raises GatewayError 400 for a repeated vital one."""
-    fields = dict(headers)
-    if len(fields) != len(headers):
-        _check_repeated(headers, fields)
-    return fields
-
-
-def _check_repeated(headers: list[Header], fields: Fields) -> None:
-    names = [name for name, _ in headers]
-    for name in _SINGLE:
-        if names.count(name) > 1:
-            raise GatewayError(
-                400, "invalid_request_error", f"more than one {name.decode()} field", close=True
-            )
-    for name in _CREDENTIALS:
-        if names.count(name) > 1:
-            # Not to be guessed which is meant; an impossible credential makes it an ordinary 401.
-            fields[name] = b"\x00"
 
 
 class RequestReader:
@@ -138,34 +103,12 @@ class RequestReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._scanner = Scanner(FIELDS, limits.max_json_depth)
-        self._known_host = b""
         self._known_kinds: set[tuple[int, ...]] = set()
 
-    def check_head(self, downstream: AsgiDownstream, fields: Fields) -> int:
-        """Return the declared length, -1 if none; refuse what no body could make right."""
+    def check_target(self, downstream: AsgiDownstream) -> None:
+        """Refuse a request target that is too long."""
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
-        limits = self._limits
-        if len(downstream.headers) > limits.max_headers or _size(fields) > limits.max_header_bytes:
-            raise GatewayError(431, "headers_too_large", "the request head is too large", close=True)
-        host = fields.get(b"host", b"")
-        if host != self._known_host:
-            if not _HOST.fullmatch(host):
-                raise GatewayError(400, "invalid_request_error", "missing or malformed host field", close=True)
-            self._known_host = host
-        length = _length(fields)
-        content_type = fields.get(b"content-type", b"application/json")
-        if content_type != b"application/json" and not _is_json(content_type):
-            raise GatewayError(415, "unsupported_media_type", "content-type must be application/json")
-        if fields.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise GatewayError(
-                415, "unsupported_media_type", "content-encoding is not supported; send the body uncompressed"
-            )
-        if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
-            raise GatewayError(417, "expectation_failed", "unknown expectation", close=True)
-        if length > limits.max_body_bytes:
-            raise too_large(limits.max_body_bytes)
-        return length
 
     async def read_body(self, downstream: AsgiDownstream, ctx: Context, length: int) -> None:
         """Read the body into `ctx.body` and scan it into `ctx.scan`, `ctx.model*` and `ctx.stream`."""
@@ -212,19 +155,6 @@ class RequestReader:
             raise wrong_type("model", "a string")
 
 
-def _size(fields: Fields) -> int:
-    return sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields)
-
-
-def _length(fields: Fields) -> int:
-    """Return the declared length, -1 if there is none. The server has checked that it is a number."""
-    coding = fields.get(b"transfer-encoding")
-    declared = fields.get(b"content-length")
-    if coding is not None and (declared is not None or coding.lower() != b"chunked"):
-        raise GatewayError(400, "invalid_request_error", "ambiguous request framing", close=True)
-    return -1 if declared is None else int(declared)
-
-
 def _has_counts(scan: tuple[int, ...]) -> bool:
     return any(scan[offset] == KIND_NUMBER for _, offset in _COUNTS)
 
@@ -250,14 +180,6 @@ def _check_count(field: str, digits: bytes) -> None:
 def wrong_type(field: str, wanted: str) -> GatewayError:
     """Return the refusal of a field of the wrong JSON type."""
     return GatewayError(400, "invalid_request_error", f"'{field}' must be {wanted}", param=field)
-
-
-def _is_json(content_type: bytes) -> bool:
-    if content_type == b"application/json":
-        return True
-    media, _, parameters = content_type.partition(b";")
-    charset = parameters.strip().lower().replace(b'"', b"")
-    return media.strip().lower() == b"application/json" and charset in (b"", b"charset=utf-8", b"charset=utf8")
 
 
 def _refusal(error: ScanError) -> GatewayError:

@@ -78,6 +78,9 @@ REQUEST_DROP: Final = (
     }
 )
 
+#: What is addressed to us, or names further fields that must not go upstream.
+OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection"}
+
 #: Query parameters that do not go upstream: credentials, and names by which other gateways choose the destination.
 QUERY_DROP: Final = frozenset(
     {b"key", b"api_key", b"api-key", b"api_base", b"base_url", b"custom_host", b"host", b"extra_headers"}

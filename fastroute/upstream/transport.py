@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from fastroute._core.h1 import Connection, UpstreamError, request_head
+from fastroute._core.h1 import Connection, UpstreamError
 from fastroute.context import CONNECT, FIRST_BYTE, Context
-from fastroute.interfaces import Exchange, Header
-from fastroute.upstream.headers import REQUEST_DROP
+from fastroute.interfaces import Exchange
 from fastroute.upstream.pool import Pool
 
 #: A body larger than this is written in pieces of this size, waiting for the transport in between.
@@ -18,15 +17,19 @@ STALE_WITHIN_NS: Final = 1_000_000_000
 
 
 class UpstreamRequest:
-    """One request to an endpoint. start: request line and our own fields; headers: the client's fields."""
+    """One request to an endpoint.
 
-    __slots__ = ("body", "connect_ns", "extra", "first_byte_ns", "headers", "start", "target")
+    start: request line and our own fields; lines: the client's fields that may cross; extra: defaults the client did
+    not send. Each is a sequence of complete lines.
+    """
+
+    __slots__ = ("body", "connect_ns", "extra", "first_byte_ns", "lines", "start", "target")
 
     def __init__(
         self,
         target: bytes,
         start: bytes,
-        headers: list[Header],
+        lines: bytes,
         extra: bytes,
         body: bytes,
         connect_ns: int,
@@ -34,7 +37,7 @@ class UpstreamRequest:
     ) -> None:
         self.target = target
         self.start = start
-        self.headers = headers
+        self.lines = lines
         self.extra = extra
         self.body = body
         self.connect_ns = connect_ns
@@ -74,12 +77,7 @@ class FastTransport:
 
     async def _exchange(self, connection: Connection, request: UpstreamRequest, ctx: Context) -> Exchange:
         body = request.body
-        head = request_head(
-            request.start,
-            request.headers,
-            REQUEST_DROP,
-            b"%bcontent-length: %d\r\n\r\n" % (request.extra, len(body)),
-        )
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.start, request.lines, request.extra, len(body))
         try:
             ctx.enter(FIRST_BYTE, request.first_byte_ns)
             if len(body) <= WRITE_PIECE_BYTES:

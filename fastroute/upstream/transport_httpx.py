@@ -8,7 +8,7 @@ import httpx
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import FIRST_BYTE, Context
 from fastroute.interfaces import Header
-from fastroute.upstream.headers import REQUEST_DROP, RESPONSE_DROP
+from fastroute.upstream.headers import RESPONSE_DROP
 from fastroute.upstream.transport import UpstreamRequest
 
 
@@ -98,9 +98,8 @@ class HttpxTransport:
 
 def _fields(request: UpstreamRequest) -> list[Header]:
     """Return the header fields: ours, then the client's that may cross. httpx adds content-length."""
-    lines = (request.start + request.extra).split(b"\r\n")[1:]
-    own = [(name, value) for name, _, value in (line.partition(b": ") for line in lines if line)]
-    return own + [pair for pair in request.headers if pair[0] not in REQUEST_DROP]
+    lines = (request.start + request.lines + request.extra).split(b"\r\n")[1:]
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines if line)]
 
 
 def _mapped(error: httpx.HTTPError) -> UpstreamError:

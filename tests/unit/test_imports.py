@@ -119,5 +119,4 @@ def test_every_module_imports_alone_and_silently() -> None:
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
     )
     assert result.returncode == 0, result.stderr
-    # A twin that is not built fails to import only if nothing else asked for it.
     assert json.loads(result.stdout) == [], result.stderr

@@ -1,0 +1,169 @@
+"""What the documentation says is what the code does: commands, links, file names, tables.
+
+docs/configuration.md has a test of its own in tests/unit/config.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastroute.config.inforce import STRATEGIES_IN_FORCE
+from fastroute.config.schema import Retry
+from fastroute.failover.classify import Classifier
+from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP, RESPONSE_DROP
+from tests.unit.test_imports import LAYERS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE = re.compile(r"`([^`\n]+)`")
+#: A file of the repository or of the package, named in code or in a diagram.
+FILE_NAME = re.compile(r"(?<![\w/.*])((?:[\w.-]+/)*[\w-]+\.(?:py|pyx|md|ini|toml))\b")
+#: Files of that form that are not ours, or stand for many.
+NOT_OURS = {"_x_py.py", "_x_c.pyx", "x.py", "gateway.yaml"}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def between(name: str, marker: str) -> str:
+    """Return what stands between `<!-- marker:begin -->` and `<!-- marker:end -->` of a page."""
+    _, _, rest = page(name).partition(f"<!-- {marker}:begin -->\n")
+    text, end, _ = rest.partition(f"<!-- {marker}:end -->")
+    assert end, f"{name} has no {marker} markers"
+    return text
+
+
+def rows(name: str, marker: str) -> list[list[str]]:
+    """Return the cells of the table between markers, its head left out."""
+    lines = [line for line in between(name, marker).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(FENCE.sub("", text)))
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+# --- commands
+
+
+def test_ci_runs_the_test_command_of_the_readme_to_the_letter() -> None:
+    printed = subprocess.run(
+        ["bash", str(ROOT / ".ci" / "run"), "--print"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    block = between("README.md", "test").strip()
+    assert block == f"```sh\n{printed.strip()}\n```"
+    assert ".venv/bin/tox" in printed
+
+
+@pytest.mark.parametrize("marker", ["install", "test"])
+def test_the_commands_of_the_readme_are_one_command_each(marker: str) -> None:
+    command = between("README.md", marker).strip().removeprefix("```sh\n").removesuffix("\n```")
+    # A syntax check, and nothing after the list of && and ||: a single exit status.
+    checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert all(line.endswith(("&&", "||", "{")) for line in command.splitlines()[:-1])
+
+
+# --- links and names
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(LINK.findall(page("README.md")))
+    for path in PAGES[1:]:
+        assert str(path.relative_to(ROOT)) in linked
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_relative_links_resolve(path: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", path.read_text())):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        found = (path.parent / target).resolve() if target else path
+        assert found.is_file(), link
+        assert found.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(found.read_text()), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    names = {name for name in FILE_NAME.findall(path.read_text()) if name.rpartition("/")[2] not in NOT_OURS}
+    folders = [ROOT, ROOT / "fastroute", path.parent]
+    assert [name for name in names if not any((folder / name).is_file() for folder in folders)] == []
+
+
+def test_the_table_of_paths_names_what_exists() -> None:
+    _, _, table = page("CONTRIBUTING.md").partition("| path | purpose |")
+    named = [name for line in table.splitlines() if line.startswith("| `") for name in CODE.findall(line.split("|")[1])]
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# --- tables
+
+
+def test_the_layers_are_those_of_the_test() -> None:
+    written = {int(level): set(CODE.findall(names)) for level, names in rows("docs/architecture.md", "layers")}
+    package = {path.stem for path in (ROOT / "fastroute").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert written == {level: set(names) & package for level, names in enumerate(LAYERS)}
+
+
+#: A sample of every row of the table in docs/failover.md, in its order.
+VERDICT_SAMPLES: list[list[int | str]] = [
+    [200, 204, 302],
+    [401, 403],
+    [429, 529],
+    [408, 500, 502, 503, 504],
+    [409],
+    [400, 404, 422],
+    ["timeout"],
+    ["connect", "tls", "closed", "truncated", "malformed", "overflow"],
+]
+
+
+@pytest.mark.parametrize("index", range(len(VERDICT_SAMPLES)))
+def test_the_verdicts_are_those_of_the_classifier(index: int) -> None:
+    table = rows("docs/failover.md", "classify")
+    assert len(table) == len(VERDICT_SAMPLES)
+    _, name, retried, blamed = table[index]
+    with_all = Classifier(frozenset({*Retry().on_status, 409}))
+    with_none = Classifier(frozenset())
+    for sample in VERDICT_SAMPLES[index]:
+        if isinstance(sample, str):
+            verdicts = [with_all.transport(sample), with_none.transport(sample)]
+        else:
+            verdicts = [with_all.status(sample)] + ([with_none.status(sample)] if sample != 409 else [])
+        assert {f"`{verdict.name}`" for verdict in verdicts} == {name}
+        assert {verdict.blames for verdict in verdicts} == {blamed == "yes"}
+        wanted = {"yes": [True, True], "no": [False, False], "if in `on_status`": [True, False]}[retried]
+        assert [verdict.retryable for verdict in verdicts] == wanted[: len(verdicts)]
+
+
+def test_default_retry_statuses_are_written_down() -> None:
+    *most, last = Retry().on_status
+    assert f"{', '.join(map(str, most))} and {last} by default" in page("docs/failover.md")
+
+
+def test_header_tables_are_complete() -> None:
+    dropped = set(CODE.findall(between("docs/security.md", "request-drop")))
+    assert {name.decode() for name in REQUEST_DROP - OWN} <= dropped
+    assert dropped - {name.decode() for name in REQUEST_DROP} == {"Connection", "x-fastroute-"}
+    hidden = set(CODE.findall(between("docs/security.md", "response-drop")))
+    assert {name.decode() for name in RESPONSE_DROP - OWN - HOP_BY_HOP} == hidden - {"Connection", "x-fastroute-"}
+    query = page("docs/security.md").partition("Query parameters that do not go upstream.**")[2].partition("\n\n")[0]
+    assert {name.decode() for name in QUERY_DROP} == set(CODE.findall(query))
+
+
+def test_the_readme_says_which_strategies_are_in_force() -> None:
+    _, _, section = page("README.md").partition("## Accepted, but not yet in force")
+    paragraph = section.partition("\n## ")[0]
+    assert set(CODE.findall(paragraph)) >= STRATEGIES_IN_FORCE

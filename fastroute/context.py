@@ -29,7 +29,7 @@ class Context:
     Times are monotonic nanoseconds unless the name says otherwise. `progress` grows whenever bytes move; the watch
     compares it instead of reading the clock at every chunk. `limit_ns` is how long it may stand still in `phase`.
     `called` is the model as the client named it, `model` the route it stands for. `admitted`: the request has a route
-    and will leave a record; `settled`: it has left it. `overflow`: pieces of an answer too large to be held.
+    and will leave a record; `settled`: it has left it. `first`: bytes of the answer that were read but not passed on.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Context:
         "endpoint",
         "error",
         "exclude",
+        "first",
         "first_byte_ns",
         "head_lines",
         "headers",
@@ -57,7 +58,6 @@ class Context:
         "only_provider",
         "operation",
         "outcome",
-        "overflow",
         "phase",
         "principal",
         "progress",
@@ -73,6 +73,7 @@ class Context:
         "started_ns",
         "status",
         "stream",
+        "survey",
         "task",
         "upstream_ns",
         "usage",
@@ -122,7 +123,8 @@ class Context:
         self.usage_source: Literal["provider", "estimated", "none"] = "none"
         self.upstream_ns = 0
         self.first_byte_ns = -1
-        self.overflow: list[bytes] | None = None
+        self.first = b""
+        self.survey: Any = None
         self.request_bytes = 0
         self.response_bytes = 0
         self.phase = READ_BODY

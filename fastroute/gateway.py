@@ -7,7 +7,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastroute._core.counters import Segment
 from fastroute._core.h1 import UpstreamError, request_head
@@ -51,7 +51,24 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
-Answer = tuple[int, list[Header], bytes]
+
+
+class Survey(NamedTuple):
+    """What the header fields of an answer say that matters here."""
+
+    events: bool
+    has_request_id: bool
+
+
+class Held(NamedTuple):
+    """A provider's error answer, kept in case no other attempt does better. The connection it came on is not."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+    outcome: Outcome
+    endpoint: Endpoint
+    survey: Survey
 
 
 class Gateway:
@@ -151,7 +168,7 @@ class Gateway:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
         tiers = route.tiers[ctx.operation.dialect]
         tried: list[int] = []
-        held: Answer | None = None
+        held: Held | None = None
         failure: UpstreamError | None = None
         while ctx.attempts < snapshot.max_attempts:
             position = _choose(tiers, tried, ctx, snapshot)
@@ -170,10 +187,10 @@ class Gateway:
                 if exchange is None:
                     continue
                 if outcome.retryable and self._may_retry(tiers, tried, ctx):
-                    held = await self._hold(exchange, ctx, route)
+                    held = await self._hold(exchange, ctx, outcome) or held
                     continue
                 if _is_held(ctx, exchange):
-                    body, failure = await self._collect(exchange, ctx)
+                    body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
                     if failure is not None:
                         outcome = snapshot.classifier.transport(failure.kind)
                         continue
@@ -191,11 +208,9 @@ class Gateway:
                 if exchange is not None:
                     exchange.close()
         if held is not None:
-            status, headers, body = held
-            ctx.status = status
-            ctx.response_bytes = len(body)
-            self._settle(ctx)
-            await downstream.respond(status, headers, body)
+            ctx.endpoint = held.endpoint
+            ctx.survey = held.survey
+            await self._answer(downstream, ctx, held, route, held.body, held.outcome)
         elif failure is not None:
             raise _bad_gateway(failure)
         else:
@@ -216,13 +231,24 @@ class Gateway:
     async def _send(
         self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
     ) -> tuple[Exchange | None, Outcome, UpstreamError | None]:
-        """Send one attempt; return (exchange with its head, verdict, failure)."""
+        """Send one attempt; return (exchange whose answer has begun, verdict, failure).
+
+        The first bytes of the body are awaited too: until they are here another endpoint can still be tried.
+        """
         sent_ns = self._now()
+        exchange: Exchange | None = None
         try:
             exchange = await endpoint.transport.send(request, ctx)
+            ctx.survey = _survey(exchange.headers)
+            ctx.first = exchange.read()
+            while not ctx.first and not exchange.complete:
+                await exchange.wait()
+                ctx.first = exchange.read()
         except UpstreamError as error:
+            _close(exchange)
             return None, snapshot.classifier.transport(error.kind), error
         except asyncio.CancelledError:
+            _close(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):
                 raise
             reason = ctx.resume()
@@ -236,15 +262,12 @@ class Gateway:
         ctx.enter(STREAM, endpoint.idle_ns)
         return exchange, snapshot.classifier.status(exchange.status), None
 
-    async def _collect(
-        self, exchange: Exchange, ctx: Context
-    ) -> tuple[bytes | None, UpstreamError | None]:
-        """Read a whole answer; (None, None) once it proves larger than is held: it is then relayed as it comes."""
-        body = exchange.read()
+    async def _collect(self, exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
+        """Read a whole answer. (None, None): it proved larger than `limit`, what came so far is in `ctx.first`."""
         if exchange.complete:
-            return body, None
-        pieces = [body]
-        size = len(body)
+            return ctx.first + exchange.read(), None
+        pieces = [ctx.first]
+        size = len(ctx.first)
         try:
             while not exchange.complete:
                 await exchange.wait()
@@ -252,8 +275,8 @@ class Gateway:
                 pieces.append(data)
                 size += len(data)
                 ctx.progress += 1
-                if size > HOLD_BYTES:
-                    ctx.overflow = pieces
+                if size > limit:
+                    ctx.first = b"".join(pieces)
                     return None, None
         except UpstreamError as error:
             return None, error
@@ -264,21 +287,12 @@ class Gateway:
             return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
         return b"".join(pieces), None
 
-    async def _hold(self, exchange: Exchange, ctx: Context, route: Route) -> Answer | None:
+    async def _hold(self, exchange: Exchange, ctx: Context, outcome: Outcome) -> "Held | None":
         """Keep an error answer that another attempt may make unnecessary; None if it is too large or breaks off."""
-        pieces = [exchange.read()]
-        size = len(pieces[0])
-        try:
-            while not exchange.complete:
-                if size > HOLD_ERROR_BYTES:
-                    return None
-                await exchange.wait()
-                pieces.append(exchange.read())
-                size += len(pieces[-1])
-                ctx.progress += 1
-        except UpstreamError:
+        body, _ = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+        if body is None:
             return None
-        return exchange.status, self._reply_headers(ctx, exchange, route), b"".join(pieces)
+        return Held(exchange.status, exchange.headers, body, outcome, ctx.endpoint, ctx.survey)
 
     # --- answering
 
@@ -286,7 +300,7 @@ class Gateway:
         self,
         downstream: AsgiDownstream,
         ctx: Context,
-        exchange: Exchange,
+        exchange: Exchange | Held,
         route: Route,
         body: bytes,
         outcome: Outcome,
@@ -312,32 +326,13 @@ class Gateway:
     ) -> Outcome:
         """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
         ctx.status = exchange.status
-        events = _is_event_stream(exchange.headers)
+        events = ctx.survey.events
         meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events)
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
-        pending = b"".join(ctx.overflow) if ctx.overflow else b""
-        ctx.overflow = None
         broken = ""
         try:
-            while True:
-                data = pending or exchange.read()
-                if data:
-                    pending = b""
-                    ctx.progress += 1
-                    ctx.response_bytes += len(data)
-                    if kept is None:
-                        data = meter.feed(data)
-                    elif ctx.response_bytes <= METER_BYTES:
-                        kept.append(data)
-                    if data:
-                        ctx.phase = SEND
-                        await downstream.send(data)
-                        ctx.phase = STREAM
-                elif exchange.complete:
-                    break
-                else:
-                    await exchange.wait()
+            await self._pump(downstream, ctx, exchange, meter, kept)
         except UpstreamError as error:
             broken = error.message
         except asyncio.CancelledError:
@@ -357,6 +352,35 @@ class Gateway:
             tail = _error_event(ctx, meter, broken)
         await downstream.finish(tail)
         return outcome
+
+    async def _pump(
+        self,
+        downstream: AsgiDownstream,
+        ctx: Context,
+        exchange: Exchange,
+        meter: StreamMeter,
+        kept: list[bytes] | None,
+    ) -> None:
+        """Move bytes from the provider to the client until the answer is complete. kept: None for an event stream."""
+        data = ctx.first
+        ctx.first = b""
+        while True:
+            if data:
+                ctx.progress += 1
+                ctx.response_bytes += len(data)
+                if kept is None:
+                    data = meter.feed(data)
+                elif ctx.response_bytes <= METER_BYTES:
+                    kept.append(data)
+                if data:
+                    ctx.phase = SEND
+                    await downstream.send(data)
+                    ctx.phase = STREAM
+            elif exchange.complete:
+                return
+            else:
+                await exchange.wait()
+            data = exchange.read()
 
     async def _meter_json(self, ctx: Context, body: bytes) -> None:
         if len(body) <= PARSE_IN_THREAD_BYTES:
@@ -388,20 +412,15 @@ class Gateway:
             ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
             ctx.usage_source = "estimated"
 
-    def _reply_headers(self, ctx: Context, exchange: Exchange, route: Route) -> list[Header]:
+    def _reply_headers(self, ctx: Context, exchange: Exchange | Held, route: Route) -> list[Header]:
         endpoint: Endpoint = ctx.endpoint
-        headers = exchange.headers
-        own = b"x-request-id"
-        for name, _ in headers:
-            if name == own:
-                # The provider's id is what its support asks for; ours stands beside it.
-                own = b"x-fastroute-request-id"
-                break
+        # The provider's id is what its support asks for; ours stands beside it.
+        own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
         overhead_us = (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000
         return [
-            *headers,
+            *exchange.headers,
             endpoint.reply_header,
-            (b"x-fastroute-model", ctx.model.encode()),
+            route.model_header or (b"x-fastroute-model", ctx.model.encode()),
             _ATTEMPTS[ctx.attempts],
             route.strategy_header,
             (b"x-fastroute-overhead-us", b"%d" % overhead_us),
@@ -617,15 +636,29 @@ def _upstream_query(query: bytes) -> bytes:
     return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
 
 
-def _is_event_stream(headers: list[Header]) -> bool:
+def _survey(headers: list[Header]) -> Survey:
+    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for."""
+    events = has_request_id = False
     for name, value in headers:
         if name == b"content-type":
-            return value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
-    return False
+            events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
+        elif name == b"x-request-id":
+            has_request_id = True
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
+    return _SURVEYS[events][has_request_id]
+
+
+_SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
+
+
+def _close(exchange: Exchange | None) -> None:
+    if exchange is not None:
+        exchange.close()
 
 
 def _is_held(ctx: Context, exchange: Exchange) -> bool:
     """Whether the answer is sent only once it is complete: everything that is not streamed, unless it is large."""
-    if exchange.length > HOLD_BYTES or _is_event_stream(exchange.headers):
+    if exchange.length > HOLD_BYTES or ctx.survey.events:
         return False
     return not ctx.stream or exchange.length >= 0

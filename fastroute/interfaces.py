@@ -128,10 +128,21 @@ class Exchange(Protocol):
     gives its connection back, any other one drops it.
     """
 
-    status: int
-    headers: list[Header]
-    length: int
-    complete: bool
+    @property
+    def status(self) -> int:
+        """Return the status of the final head."""
+
+    @property
+    def headers(self) -> list[Header]:
+        """Return the end-to-end fields, names in lower case."""
+
+    @property
+    def length(self) -> int:
+        """Return the declared length of the body, negative if there is none."""
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the whole answer has been received."""
 
     def read(self) -> bytes:
         """Return the body bytes received since the last call."""

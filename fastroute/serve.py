@@ -81,7 +81,7 @@ class Supervisor:
         self._segment = Segment.create(segment_path, server.workers, max(1, len(endpoint_specs(self._config))))
         self._inherited = Inheritance(self._config, segment_path, data, admin, self._life_read)
         if not ATOMIC and server.workers > 1:
-            log.warning("the pure-Python core has no atomics: counts shared by %d workers are not exact", server.workers)
+            log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
         self._catch_signals()
         self._children = [Child(_CONTROL), *(Child(slot) for slot in range(server.workers))]
         for child in self._children:

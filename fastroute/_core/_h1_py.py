@@ -263,7 +263,8 @@ class Connection(asyncio.BufferedProtocol):
     turn until `complete`. `error` is set, and raised by `wait`, when the exchange fails; bytes that came before it can
     still be read. A connection that is `reusable` may `start` again. Reading pauses while more than HIGH_WATER bytes
     wait to be read. The read buffer is shared by all connections of one event loop: it is emptied before the loop
-    can fill it again. `owner.give(self)` is called by `close`, `owner.connection_closed(self)` once the transport is gone.
+    can fill it again. `close` calls `owner.give(self)`; `owner.connection_closed(self)` is called once the transport
+    is gone.
     """
 
     def __init__(

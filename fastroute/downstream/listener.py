@@ -16,8 +16,9 @@ from granian.http import HTTP1Settings
 
 from fastroute.downstream.asgi import AnswerCutError, Receive, Scope, Send
 
-#: hyper's smallest read buffer.
-_MIN_BUFFER_BYTES: Final = 8192
+#: How far hyper's read buffer may grow: bodies come in pieces of up to this size. Large heads are refused later, by
+#: `HeadReader`.
+_BUFFER_BYTES: Final = 1 << 18
 _BLOCKING_THREADS: Final = 16
 _THREAD_IDLE_S: Final = 30
 
@@ -43,7 +44,7 @@ class _Scheduler(CallbackScheduler):
             protocol = watcher.proto
             try:
                 await application(watcher.scope, protocol.receive, protocol.send)
-            except BaseException as error:  # Granian logs it and cuts the connection
+            except BaseException as error:  # noqa: BLE001 - Granian logs it and cuts the connection
                 watcher.err(error)
                 return
             watcher.done()
@@ -80,7 +81,7 @@ class Listener:
         self._max_connections = max_connections
         self._http1 = HTTP1Settings(
             header_read_timeout=header_timeout_ms,
-            max_buffer_size=max(_MIN_BUFFER_BYTES, max_header_bytes),
+            max_buffer_size=max(_BUFFER_BYTES, max_header_bytes),
         )
         self._signal = WorkerSignal()
 

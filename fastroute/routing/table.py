@@ -29,10 +29,11 @@ class Route:
     name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
     """
 
-    __slots__ = ("name", "strategy_header", "tiers")
+    __slots__ = ("model_header", "name", "strategy_header", "tiers")
 
     def __init__(self, name: str, strategy_name: str, tiers: dict[DialectName, tuple[Tier, ...]]) -> None:
         self.name = name
+        self.model_header = (b"x-fastroute-model", name.encode()) if name else None
         self.strategy_header = (b"x-fastroute-strategy", strategy_name.encode())
         self.tiers = tiers
 

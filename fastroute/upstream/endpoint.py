@@ -94,10 +94,11 @@ class Endpoint:
         base: bytes = self.base_path
         if not base.endswith(operation.version) and self.dialect.NAME != "openai":
             base += operation.version
+        path: bytes
         if operation.model_in_path:
             path = base + b"/models/" + quote(model, safe="").encode() + b":" + operation.name.encode()
         else:
-            path = base + operation.suffix
+            path = base + bytes(operation.suffix)
         return path + b"?" + query if query else path
 
     def head_start(self, operation: Any, target: bytes) -> bytes:

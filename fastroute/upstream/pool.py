@@ -136,7 +136,7 @@ class Pool:
                 server_hostname=host if tls else None,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - cancellation too gives the slot back; all is raised again
             self._dialling -= 1
             self._wake_one()
             raise _dial_error(error) from None

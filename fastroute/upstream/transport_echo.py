@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import FIRST_BYTE, Context
-from fastroute.interfaces import Header
+from fastroute.interfaces import Exchange, Header
 from fastroute.upstream.echo import answer
 from fastroute.upstream.transport import UpstreamRequest
 
@@ -49,7 +49,7 @@ class EchoTransport:
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self._wall_ns = wall_ns
 
-    async def send(self, request: UpstreamRequest, ctx: Context) -> EchoExchange:
+    async def send(self, request: UpstreamRequest, ctx: Context) -> Exchange:
         """Answer a request."""
         ctx.enter(FIRST_BYTE, request.first_byte_ns)
         reply = answer(

@@ -7,7 +7,7 @@ import httpx
 
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import FIRST_BYTE, Context
-from fastroute.interfaces import Header
+from fastroute.interfaces import Exchange, Header
 from fastroute.upstream.headers import RESPONSE_DROP
 from fastroute.upstream.transport import UpstreamRequest
 
@@ -67,7 +67,7 @@ class HttpxTransport:
         )
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def send(self, request: UpstreamRequest, ctx: Context) -> HttpxExchange:
+    async def send(self, request: UpstreamRequest, ctx: Context) -> Exchange:
         """Send a request and return once the head of the answer is there. Raises UpstreamError."""
         ctx.enter(FIRST_BYTE, request.first_byte_ns)
         message = self._client.build_request(

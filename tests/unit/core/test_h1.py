@@ -232,9 +232,25 @@ def test_errors_are_of_one_kind_and_count_as_sent(h1: ModuleType) -> None:
 
 def test_request_head(h1: ModuleType) -> None:
     fields = [(b"a", b"1"), (b"host", b"no"), (b"b", b""), (b"a", b"2")]
-    got = h1.request_head(b"POST / HTTP/1.1\r\nhost: h\r\n", fields, frozenset({b"host"}), b"content-length: 3\r\n\r\n")
-    assert got == b"POST / HTTP/1.1\r\nhost: h\r\na: 1\r\nb: \r\na: 2\r\ncontent-length: 3\r\n\r\n"
-    assert h1.request_head(b"s\r\n", [], frozenset(), b"\r\n") == b"s\r\n\r\n"
+    assert h1.request_head(fields, frozenset({b"host"})) == b"a: 1\r\nb: \r\na: 2\r\n"
+    assert h1.request_head([], frozenset()) == b""
+
+
+@pytest.mark.parametrize(
+    ("values", "length"),
+    [
+        *(([], -1), ([b"0"], 0), ([b"5"], 5), ([b"005"], 5), ([b"9" * 18], 10**18 - 1), ([b"5", b"5"], -2)),
+        *(([b""], -2), ([b"-1"], -2), ([b"+5"], -2), ([b" 5"], -2), ([b"5_0"], -2), ([b"9" * 19], -2), ([b"x", b"5"], -2)),
+    ],
+)
+def test_the_key_of_a_head_leaves_its_length_out(h1: ModuleType, values: list[bytes], length: int) -> None:
+    fields = [(b"a", b"1"), *((b"content-length", value) for value in values), (b"b", b""), (b"content-type", b"t")]
+    assert h1.head_key(fields) == (b"a:1\nb:\ncontent-type:t\n", length)
+
+
+def test_the_key_of_no_head(h1: ModuleType) -> None:
+    assert h1.head_key([]) == (b"", -1)
+    assert h1.head_key([(b"content-length", b"3")]) == (b"", 3)
 
 
 # === Chunks by themselves ===

@@ -149,5 +149,19 @@ def test_the_head_parsers_agree(h1: ModuleType, data: bytes) -> None:
     assert parse(h1, data) == parse(_h1_py, data)
 
 
+field_names = st.sampled_from([b"a", b"b", b"content-length", b"content-type", b"content-lengths"])
+field_values = st.one_of(st.sampled_from([b"", b"0", b"12", b"1" * 18, b"1" * 19, b"-1"]), st.binary(max_size=6))
+header_lists = st.lists(st.tuples(field_names, field_values), max_size=8)
+
+
+@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
+@settings(max_examples=500, deadline=None)
+@given(headers=header_lists)
+def test_the_head_makers_agree(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
+    drop = frozenset({b"b", b"content-length"})
+    assert h1.head_key(headers) == _h1_py.head_key(headers)
+    assert h1.request_head(headers, drop) == _h1_py.request_head(headers, drop)
+
+
 def test_outcomes_compare_by_all_their_fields() -> None:
     assert Outcome._fields == ("status", "headers", "body", "complete", "keep_alive", "reusable", "kind")

@@ -12,7 +12,7 @@ import uvloop
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES, UpstreamError
 from fastroute.upstream import pool as pool_module
-from fastroute.upstream.mock import Cut, MockUpstream, Request, Script, Stall, json_response
+from fastroute.upstream.mock import Cut, MockUpstream, Request, Script, Send, Stall, json_response
 from fastroute.upstream.pool import IDLE_NS, Origin, Pool
 from tests.unit.core.twins import twins
 
@@ -455,7 +455,7 @@ def test_a_certificate_that_is_not_the_peers_is_refused(run: Run, authority: tru
 
 def test_a_peer_that_does_not_speak_tls(run: Run, authority: trustme.CA) -> None:
     async def main() -> None:
-        async with MockUpstream(always_ok) as upstream:
+        async with MockUpstream(always_ok, on_connect=[Send(b"220 ready\r\n")]) as upstream:
             pool = make_pool(upstream.port, tls=client_context(authority))
             with pytest.raises(UpstreamError) as caught:
                 await pool.open()

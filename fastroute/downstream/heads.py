@@ -17,7 +17,7 @@ MAX_KNOWN_HEADS: Final = 1024
 Fields = dict[bytes, bytes]
 
 #: Fields that frame or authenticate a request: two of them mean two readings of it.
-_SINGLE: Final = (b"content-length", b"host", b"transfer-encoding", b"content-type", b"content-encoding")
+_SINGLE: Final = (b"content-length", b"host", b"transfer-encoding", b"content-type")
 _CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key")
 
 # RFC 3986 host without percent escapes, or a bracketed IPv6 address; RFC 9110 section 7.2.
@@ -112,6 +112,8 @@ def _check_repeated(headers: list[Header], fields: Fields) -> None:
     for name in _SINGLE:
         if names.count(name) > 1:
             raise GatewayError(400, "invalid_request_error", f"more than one {name.decode()} field", close=True)
+    if names.count(b"content-encoding") > 1:
+        fields[b"content-encoding"] = b"several"
     for name in _CREDENTIALS:
         if names.count(name) > 1:
             # Not to be guessed which is meant; an impossible credential makes it an ordinary 401.

@@ -73,6 +73,7 @@ REQUEST_DROP: Final = (
         b"x-forwarded-proto",
         b"x-goog-api-key",
         b"x-goog-user-project",
+        b"x-portkey-custom-host",
         b"x-real-ip",
         b"x-request-id",
     }

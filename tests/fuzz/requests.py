@@ -152,7 +152,10 @@ def _chunks() -> Iterator[BadRequest]:
     sizes = [b"0x%x" % n, b"-1", b"+%x" % n, b"%x_%x" % divmod(n, 16), b" %x" % n, b"%x " % n, b"",
              b"0" * 17 + b"%x" % n, b"f" * 17, b"zz"]  # fmt: skip
     for at, size in enumerate(sizes):
-        yield _framing(f"10-chunk-size-{at}", top + size + rest)
+        # A blank after the size, or leading zeros: hyper reads the number there is. What goes upstream is framed anew.
+        lenient = at in (5, 7)
+        raw = top + size + rest
+        yield _normalised(f"10-chunk-size-{at}", raw) if lenient else _framing(f"10-chunk-size-{at}", raw)
     yield _framing("12-data-without-crlf", top + b"%x\r\n%bXX0\r\n\r\n" % (n, GOOD_BODY))
     yield _framing("12-last-chunk-lf", top + b"%x\r\n%b\r\n0\n\r\n" % (n, GOOD_BODY))
     yield _framing("12-size-line-lf", top + b"%x\n%b\r\n0\r\n\r\n" % (n, GOOD_BODY))

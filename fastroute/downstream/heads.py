@@ -58,10 +58,11 @@ class HeadReader:
     def read(self, headers: list[Header], query: bytes) -> tuple[Head, int]:
         """Return (head, declared length or -1). Raises GatewayError 400, 401, 415, 417 or 431."""
         key, length = head_key(headers)
-        head = self._known.get(key) if not query else None
+        cacheable = b"key=" not in query
+        head = self._known.get(key) if cacheable else None
         if head is None:
             head = self._read(headers, query, len(key))
-            if not head.ours and not query:
+            if cacheable and not head.ours:
                 self._remember(key, head)
         if length < 0:
             self._check_length(length, head.fields)

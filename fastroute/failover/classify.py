@@ -33,8 +33,11 @@ class Classifier:
 
     def status(self, status: int) -> Outcome:
         """Judge an answer by its status."""
-        if 200 <= status < 400:
+        if 200 <= status < 300:
             return OK
+        if status < 400:
+            # Redirects are passed on, never followed: the provider's key goes nowhere else.
+            return UPSTREAM_ERROR_FINAL
         retry = status in self._on_status
         if status in (429, 529):
             return RATE_LIMITED if retry else RATE_LIMITED_FINAL

@@ -48,6 +48,7 @@ METER_BYTES: Final = 16 << 20
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
 
 _EVENT_STREAM: Final = b"text/event-stream"
+_EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
@@ -239,11 +240,11 @@ class Gateway:
         exchange: Exchange | None = None
         try:
             exchange = await endpoint.transport.send(request, ctx)
-            ctx.survey = _survey(exchange.headers)
             ctx.first = exchange.read()
             while not ctx.first and not exchange.complete:
                 await exchange.wait()
                 ctx.first = exchange.read()
+            ctx.survey = _survey(exchange.headers, ctx.first)
         except UpstreamError as error:
             _close(exchange)
             return None, snapshot.classifier.transport(error.kind), error
@@ -636,9 +637,13 @@ def _upstream_query(query: bytes) -> bytes:
     return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
 
 
-def _survey(headers: list[Header]) -> Survey:
-    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for."""
-    events = has_request_id = False
+def _survey(headers: list[Header], first: bytes) -> Survey:
+    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for.
+
+    first: how the body begins, which tells an event stream whose provider did not say what it is.
+    """
+    events = first.startswith(_EVENT_STARTS)
+    has_request_id = False
     for name, value in headers:
         if name == b"content-type":
             events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM

@@ -90,7 +90,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
         "lmstudio": Preset(base_url="http://127.0.0.1:1234/v1", needs_key=False, include_usage=True),
         "vllm": Preset(needs_key=False, include_usage=True),
         "custom": Preset(needs_key=False, include_usage=True),
-        "echo": Preset(needs_base_url=False, needs_key=False),
+        "echo": Preset(needs_base_url=False, needs_key=False, include_usage=True),
     }
 )
 

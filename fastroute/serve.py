@@ -167,9 +167,12 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.close(self._life_write)
+            # A listener is gone only when the last process that holds it has let it go.
             if child.slot == _CONTROL:
+                self._inherited.data_socket.close()
                 _run_control(self._inherited)
             else:
+                self._inherited.admin_socket.close()
                 run_worker(child.slot, self._inherited)
             status = 0
         except BaseException:  # whatever it is, it ends this process, and only this one

@@ -91,9 +91,11 @@ class Listener:
         finished: asyncio.Future[None] = loop.create_future()
         self._signal.add_cb(lambda: loop.call_soon_threadsafe(finished.set_result, None))
         no_tls: tuple[object, ...] = (False, None, None, None, "1.3", None, [], False)
+        # Granian closes the descriptor when it stops accepting, so nobody else may.
+        descriptor = self._socket.detach()
         worker = _ASGIWorker(
             1,
-            (None, _SocketHolder(self._socket.fileno(), False, self._backlog)),
+            (None, _SocketHolder(descriptor, False, self._backlog)),
             None,
             1,
             _BLOCKING_THREADS,

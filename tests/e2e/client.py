@@ -22,24 +22,24 @@ def connect(gateway: Gateway, timeout_s: float = 20.0) -> http.client.HTTPConnec
 
 
 def begin(
-    connection: http.client.HTTPConnection, key: str, document: object, path: str = "/v1/chat/completions", **headers: str
+    link: http.client.HTTPConnection, key: str, document: object, path: str = "/v1/chat/completions", **headers: str
 ) -> http.client.HTTPResponse:
     """Send a request; return the response whose body is still to be read. Underscores in names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     fields = {"content-type": "application/json", "authorization": f"Bearer {key}", **named}
-    connection.request("POST", path, json.dumps(document).encode(), fields)
-    return connection.getresponse()
+    link.request("POST", path, json.dumps(document).encode(), fields)
+    return link.getresponse()
 
 
 def ask(gateway: Gateway, key: str, document: object, path: str = "/v1/chat/completions", **headers: str) -> Answer:
     """Send a request on a connection of its own and read the whole answer."""
-    connection = connect(gateway)
+    link = connect(gateway)
     try:
-        response = begin(connection, key, document, path, **headers)
+        response = begin(link, key, document, path, **headers)
         body = response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
     finally:
-        connection.close()
+        link.close()
 
 
 def chat(model: str = "m", **more: object) -> dict[str, object]:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.harness import Gateway
+from tests.e2e.stage import Stage, client_of
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +23,18 @@ def gateway(gateway_config: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     directory: Path = tmp_path_factory.mktemp("gateway")
     with Gateway(gateway_config, directory) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """A scripted provider, shared by the tests of a module; a `gateway_config` has to lead to it."""
+    with Stage() as running:
+        yield running
+        assert running.upstream.protocol_errors == []
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[httpx.Client]:
+    """A client of `gateway` with the test's key."""
+    with client_of(gateway) as made:
+        yield made

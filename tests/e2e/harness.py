@@ -5,12 +5,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -19,6 +20,10 @@ from typing import Any, Self
 
 import pytest
 
+from fastroute._core.counters import IN_FLIGHT, Segment
+from fastroute.billing.ledger import Ledger, LedgerBusyError
+from fastroute.billing.segments import journal_directory
+from fastroute.control.plane import LEDGER_FILE
 from fastroute.upstream.mock import MockUpstream, Request, Script
 
 START_TIMEOUT_S = 20.0
@@ -226,6 +231,49 @@ class Gateway:
         rows: list[Json] = json.loads(done.stdout)["rows"]
         return rows
 
+    # --- what it leaves behind
+
+    @property
+    def state_dir(self) -> str:
+        return str(self.config["server"]["state_dir"])
+
+    def records(self) -> list[Json]:
+        """Return every request settled so far, one dict per row of the ledger, in the order of their ids."""
+        path = os.path.join(self.state_dir, LEDGER_FILE)
+        with Ledger.open(path) as ledger:
+            wait_until(lambda: _ingested(ledger, journal_directory(self.state_dir)))
+        with closing(sqlite3.connect(path, timeout=10)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute("SELECT * FROM records ORDER BY id")]
+
+    def in_flight(self) -> int:
+        """Return how many attempts are under way, over all endpoints and workers."""
+        segment = Segment.open(os.path.join(self.state_dir, "segment"))
+        try:
+            return sum(segment.totals(IN_FLIGHT))
+        finally:
+            segment.close()
+
+    def wait_idle(self) -> None:
+        """Return once no attempt is under way. Raises AssertionError when a permit has leaked."""
+        wait_until(lambda: self.in_flight() == 0)
+
+
+def _ingested(ledger: Ledger, directory: str) -> bool:
+    try:
+        ledger.ingest(directory)
+    except LedgerBusyError:  # the control plane is at it
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Return once `condition()` holds; it is asked every few milliseconds. Raises AssertionError if it never does."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.005)
+
 
 def descendants(pid: int) -> list[int]:
     """Return the ids of the living processes under `pid` (Linux: read from /proc)."""
@@ -271,6 +319,10 @@ class ThreadedUpstream:
     def __enter__(self) -> MockUpstream:
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
+
+    def set(self, event: asyncio.Event) -> None:
+        """Set an event that a `Barrier` waits for."""
+        self._loop.call_soon_threadsafe(event.set)
 
     async def _open(self) -> MockUpstream:
         self._upstream = MockUpstream(self._script_for, **self._options)

@@ -1,0 +1,231 @@
+"""A request that is stopped at any of its awaits leaves nothing behind.
+
+Every scenario is run again and again, each time stopped one await later, until it runs to its end: by the watch, which
+has seen the client leave, or by a bare cancellation from below; before the wait begins, during it, or in the very turn
+of the loop in which it ends, when the result is there but not taken yet.
+"""
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple
+
+import pytest
+import uvloop
+
+from fastroute.context import CLIENT_GONE, DRAIN, TOTAL
+from fastroute.upstream.mock import (
+    Cut,
+    MockUpstream,
+    Pause,
+    ReadHead,
+    ReadRequest,
+    Request,
+    Script,
+    Send,
+    json_response,
+    sse_response,
+)
+from tests.behaviour.gateway_in_process import Client, InProcess, run_stepped
+
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"m","messages":[]}'
+STREAM = b'{"model":"m","messages":[],"stream":true}'
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+#: More awaits than any scenario has.
+MAX_AWAITS = 500
+
+LOOPS = [
+    pytest.param(asyncio.new_event_loop, id="asyncio"),
+    pytest.param(uvloop.new_event_loop, id="uvloop"),
+]
+
+
+def answer(_: Request) -> Script:
+    return json_response(200, {"id": "c", "choices": [], "usage": USAGE})
+
+
+def stream(_: Request) -> Script:
+    steps = list(sse_response([{"choices": [{"delta": {"content": "hi"}}]}, {"choices": [], "usage": USAGE}, "[DONE]"]))
+    return [step for send in steps for step in (send, Pause(0.001))]
+
+
+def always(script: Script) -> Callable[[Request], Script]:
+    return lambda _: script
+
+
+class Scenario(NamedTuple):
+    """One kind of request. scripts: of its upstreams. hold: whether the only connection is taken meanwhile; when let
+    go it is dropped, so that the request may dial, or handed over.
+    """
+
+    scripts: list[Callable[[Request], Script] | list[Script]]
+    body: tuple[bytes, ...]
+    length: bool = True
+    pace: Callable[[], Awaitable[None]] | None = None
+    max_connections: int = 8
+    hold: Literal["", "dropped", "handed over"] = ""
+
+
+async def slowly() -> None:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.0005)
+
+
+answer_steps = json_response(200, {"usage": USAGE})
+LARGE = b'{"model":"m","messages":["' + b"x" * 1_200_000 + b'"]}'
+
+SCENARIOS = {
+    "whole": Scenario([answer], (BODY,)),
+    "whole-in-pieces": Scenario([answer], (BODY[:5], BODY[5:20], BODY[20:]), length=False),
+    "stream": Scenario([stream], (STREAM,)),
+    "failover": Scenario([always(json_response(503, {"error": {}})), answer], (BODY,)),
+    "failover-after-reset": Scenario([always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,)),
+    "queue-to-dial": Scenario([answer], (BODY,), max_connections=1, hold="dropped"),
+    "queue-for-a-connection": Scenario([answer], (BODY,), max_connections=1, hold="handed over"),
+    "large-upload": Scenario([[[ReadHead(), Pause(0.01), ReadRequest(), *answer_steps]] * MAX_AWAITS], (LARGE,)),
+    "large-answer": Scenario([always(json_response(200, b'"' + b"y" * 1_500_000 + b'"'))], (BODY,)),
+    "slow-reader": Scenario([stream], (STREAM,), pace=slowly),
+    "refused": Scenario([answer], (b'{"model":"other"}',)),
+    "broken-stream": Scenario([always([*list(sse_response(["a"]))[:-1], Cut()])], (STREAM,)),
+}
+
+MOMENTS = ("before", "during", "as it ends")
+STOPS = ("client gone", "bare", "drain", "deadline")
+
+
+class Stop:
+    """Stops a request at its await number `at`, once."""
+
+    def __init__(self, inside: InProcess, how: str, moment: str, at: int) -> None:
+        self._inside = inside
+        self._how = how
+        self._moment = moment
+        self._at = at
+        self.task: asyncio.Task[None] | None = None
+        self.done = False
+
+    def __call__(self, number: int, awaited: Any) -> None:
+        if number != self._at or self.done:
+            return
+        self.done = True
+        if self._moment == "before":
+            self._stop()
+        elif self._moment == "as it ends" and asyncio.isfuture(awaited):
+            awaited.add_done_callback(lambda _: self._stop())
+        else:
+            asyncio.get_running_loop().call_soon(self._stop)
+
+    def _stop(self) -> None:
+        ctx = self._inside.watch.last
+        assert self.task is not None
+        if self.task.done():
+            return
+        if self._how == "bare" or ctx is None or ctx.task is not self.task:
+            self.task.cancel()
+        else:
+            ctx.interrupt({"client gone": CLIENT_GONE, "drain": DRAIN, "deadline": TOTAL}[self._how])
+
+
+def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
+    providers = [
+        {
+            "id": f"p{number}",
+            "type": "openai",
+            "base_url": f"http://127.0.0.1:{port}/v1",
+            "keys": ["sk-up"],
+            "models": ["m"],
+            "max_connections": scenario.max_connections,
+        }
+        for number, port in enumerate(ports)
+    ]
+    tiers = [[provider["id"]] for provider in providers]
+    return {"providers": providers, "routes": [{"model": "m", "tiers": tiers}]}
+
+
+async def run_one(inside: InProcess, scenario: Scenario, how: str, moment: str, at: int) -> bool:
+    """Run one request, stopped at await `at`; return whether it got that far."""
+    stop = Stop(inside, how, moment, at)
+    client = Client(CHAT, *scenario.body, length=scenario.length, pace=scenario.pace)
+    inside.watch.last = None
+    stop.task = asyncio.create_task(run_stepped(inside.serve(client), stop))
+    await stop.task
+    if client.finished:
+        assert client.status
+    return stop.done
+
+
+async def run_all(scenario: Scenario, how: str, moment: str) -> None:
+    servers = [MockUpstream(script) for script in scenario.scripts]
+    for server in servers:
+        await server.__aenter__()
+    try:
+        async with InProcess(config(scenario, [server.port for server in servers])) as inside:
+            reached = at = 0
+            while at < MAX_AWAITS:
+                mine = set(asyncio.all_tasks())
+                held = [await hold(inside)] if scenario.hold else []
+                timer = asyncio.get_running_loop().call_later(0.02, release, held, scenario.hold)
+                before = len(inside.records())
+                stopped = await run_one(inside, scenario, how, moment, at)
+                assert not any(pool._waiters for pool in inside.pools), f"stopped at await {at}"
+                release(held, scenario.hold)
+                timer.cancel()
+                left = await inside.quiet(mine | server_tasks(mine))
+                assert left == [], f"stopped at await {at}"
+                ctx = inside.watch.last
+                admitted = ctx is not None and ctx.admitted
+                records = inside.records()[before:]
+                assert len(records) == admitted, f"stopped at await {at}: {records}"
+                if not stopped:
+                    break
+                reached, at = at, at + 1
+            assert 1 <= reached < MAX_AWAITS - 1
+            # And nothing is worn out: the next request is served.
+            client = await inside.post(CHAT, STREAM if scenario.body == (STREAM,) else BODY)
+            assert client.status in (200, 502)
+            assert await inside.quiet(set(asyncio.all_tasks())) == []
+    finally:
+        for server in servers:
+            await server.aclose()
+    gc.collect()
+
+
+async def hold(inside: InProcess) -> Any:
+    """Occupy a connection of the first pool, with an exchange that is complete but not ended."""
+    [pool] = inside.pools
+    connection = pool.take() or await pool.open()
+    connection.start(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")
+    while not connection.complete:
+        await connection.wait()
+    return connection
+
+
+def release(held: list[Any], how: str) -> None:
+    """Let the connections go."""
+    for connection in held:
+        if how == "dropped":
+            connection.abort()
+        connection.close()
+    held.clear()
+
+
+def server_tasks(mine: set["asyncio.Task[Any]"]) -> set["asyncio.Task[Any]"]:
+    """Return the tasks of the scripted upstreams: they run in this loop too."""
+    code = "fastroute/upstream/mock"
+    found = set()
+    for task in asyncio.all_tasks() - mine:
+        coro: Any = task.get_coro()
+        where = getattr(getattr(coro, "cr_code", None), "co_filename", "")
+        if code in where.replace("\\", "/"):
+            found.add(task)
+    return found
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_nothing_is_left_behind(name: str, how: str, moment: str, new_loop: Any) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(run_all(SCENARIOS[name], how, moment), 60))

@@ -28,6 +28,4 @@ class App:
 async def probe_reply(downstream: AsgiDownstream, well: bool) -> None:
     """Answer a liveness or readiness probe: 200, or 503 while draining."""
     body = b"ok\n" if well else b"not ready\n"
-    await downstream.respond(
-        200 if well else 503, [_TEXT, (b"content-length", b"%d" % len(body))], body
-    )
+    await downstream.respond(200 if well else 503, [_TEXT, (b"content-length", b"%d" % len(body))], body)

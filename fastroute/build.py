@@ -71,9 +71,7 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
     """Return the runtime bundle of a checked configuration."""
     transports = {provider.id: transport for provider, transport in _transports(config, around)}
     specs = endpoint_specs(config)
-    endpoints = tuple(
-        _endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs)
-    )
+    endpoints = tuple(_endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs))
     return Snapshot(
         generation=generation,
         heads=HeadReader(
@@ -119,9 +117,7 @@ def _transports(config: Config, around: Surroundings) -> Iterable[tuple[Provider
             base = f"{url.scheme}://{url.netloc}"
             yield (
                 provider,
-                module.HttpxTransport(
-                    base, tls, http2=provider.http2, max_connections=provider.max_connections
-                ),
+                module.HttpxTransport(base, tls, http2=provider.http2, max_connections=provider.max_connections),
             )
             continue
         origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
@@ -149,9 +145,7 @@ def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> E
         authority=url.netloc.encode(),
         base_path=url.path.rstrip("/").encode(),
         fixed=fixed,
-        default_headers=tuple(
-            pair for pair in getattr(dialect, "DEFAULT_HEADERS", ()) if pair[0] not in set_already
-        ),
+        default_headers=tuple(pair for pair in getattr(dialect, "DEFAULT_HEADERS", ()) if pair[0] not in set_already),
         include_usage=bool(provider.include_usage),
         timeouts=provider.timeouts or config.routing.timeouts,
         transport=transport,

@@ -53,7 +53,6 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
 
-
 class Survey(NamedTuple):
     """What the header fields of an answer say that matters here."""
 
@@ -141,16 +140,12 @@ class Gateway:
             raise
         except Exception:  # a fault of ours must still answer, settle and leave a trace
             log.exception("request %s failed inside the gateway", ctx.request_id)
-            await self._refuse(
-                downstream, ctx, GatewayError(500, "internal_error", "internal error", fault="gateway")
-            )
+            await self._refuse(downstream, ctx, GatewayError(500, "internal_error", "internal error", fault="gateway"))
         finally:
             self._watch.leave(ctx)
             self._settle(ctx)
 
-    async def _list_models(
-        self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields
-    ) -> None:
+    async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
         shape: DialectName = ctx.operation.dialect
         if shape == "openai" and b"x-api-key" in fields:
@@ -163,9 +158,7 @@ class Gateway:
 
     # --- attempts
 
-    async def _serve(
-        self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route
-    ) -> None:
+    async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route) -> None:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
         tiers = route.tiers[ctx.operation.dialect]
         tried: list[int] = []
@@ -508,9 +501,7 @@ _INTERRUPTIONS: Final = {
 }
 
 _REFUSALS: Final = {
-    "read_body": lambda: GatewayError(
-        408, "request_timeout", "the request body did not arrive in time", close=True
-    ),
+    "read_body": lambda: GatewayError(408, "request_timeout", "the request body did not arrive in time", close=True),
     CONNECT: lambda: GatewayError(504, "deadline_exceeded", "the provider did not connect in time"),
     FIRST_BYTE: lambda: GatewayError(504, "deadline_exceeded", "the provider did not answer in time"),
     STREAM: lambda: GatewayError(504, "deadline_exceeded", "the provider stopped in the middle of its answer"),

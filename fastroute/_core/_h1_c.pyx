@@ -299,6 +299,7 @@ cdef enum ChunkState:
     DATA_CR
     DATA_LF
     TRAILER
+    TRAILER_NAME
     TRAILER_LINE
     TRAILER_LF
     LAST_LF
@@ -400,13 +401,18 @@ cdef class ChunkedDecoder:
                 elif TOKEN[c] == 0:
                     raise _malformed("malformed trailer")
                 else:
-                    self.state = TRAILER_LINE
+                    self.state = TRAILER_NAME
                     self.trailer += 1
-            elif self.state == TRAILER_LINE:
+            elif self.state == TRAILER_NAME or self.state == TRAILER_LINE:
                 self.trailer += 1
                 if self.trailer > MAX_TRAILER_BYTES:
                     raise _malformed("trailer too large")
-                if c == 13:
+                if self.state == TRAILER_NAME:
+                    if c == 58:
+                        self.state = TRAILER_LINE
+                    elif TOKEN[c] == 0:
+                        raise _malformed("malformed trailer")
+                elif c == 13:
                     self.state = TRAILER_LF
                 elif not VALUE[c]:
                     raise _malformed("malformed trailer")
@@ -588,16 +594,17 @@ cdef class _Connection:
         return False
 
     def connection_lost(self, exc):
-        if self._state != CLOSED:
+        if self._state == BODY:
+            # An orderly end comes through eof_received. Without one - a reset, or TLS without close_notify - the
+            # body is not whole, even one that ends with the connection.
+            self._fail(UpstreamError("truncated", "the upstream dropped the connection in the middle of its answer"))
+        elif self._state != CLOSED:
             self._ended()
         self._state = CLOSED
         if self.error is None and not self.complete:
             self._fail(UpstreamError("closed", "the connection was closed"))
         self.write_paused = False
-        if self._drainer is not None:
-            if not self._drainer.done():
-                self._drainer.set_result(None)
-            self._drainer = None
+        self._let_write()
         if self.owner is not None:
             self.owner.connection_closed(self)
 
@@ -606,12 +613,17 @@ cdef class _Connection:
 
     def resume_writing(self):
         self.write_paused = False
+        self._let_write()
+
+    # --- inside
+
+    cdef int _let_write(self) except -1:
+        """Wake whoever waits to send more: there is room, or an answer or an end that makes it pointless."""
         if self._drainer is not None:
             if not self._drainer.done():
                 self._drainer.set_result(None)
             self._drainer = None
-
-    # --- inside
+        return 0
 
     cdef int _received(self, unsigned char* p, Py_ssize_t n) except -1:
         cdef Py_ssize_t used, consumed = 0, out
@@ -732,6 +744,7 @@ cdef class _Connection:
             if not self._waiter.done():
                 self._waiter.set_exception(self.error)
             self._waiter = None
+        self._let_write()
         return 0
 
     cdef int _wake(self) except -1:
@@ -739,6 +752,7 @@ cdef class _Connection:
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
+        self._let_write()
         return 0
 
 

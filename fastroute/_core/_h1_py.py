@@ -65,9 +65,7 @@ def _status_line(line: bytes) -> tuple[int, bool]:
     return status, match[1] == b"1"
 
 
-def _parse_head(
-    head: bytes, drop: Container[bytes]
-) -> tuple[int, list[Header], int, bool]:
+def _parse_head(head: bytes, drop: Container[bytes]) -> tuple[int, list[Header], int, bool]:
     """Parse a complete head, blank line included; return (status, headers, length, keep_alive)."""
     lines = head[:-4].split(b"\r\n")
     status, keep_alive = _status_line(lines[0])
@@ -230,7 +228,8 @@ class ChunkedDecoder:
             if content:
                 raise _malformed("chunk data not followed by CRLF")
         elif content:
-            if content[0] not in _TOKEN or not _EXTENSION.fullmatch(content):
+            name, colon, value = content.partition(b":")
+            if not name or not _TOKEN.issuperset(name) or (cr and not colon) or not _EXTENSION.fullmatch(value):
                 raise _malformed("malformed trailer")
             if self._trailer + len(content) + len(cr) > MAX_TRAILER_BYTES:
                 raise _malformed("trailer too large")
@@ -413,7 +412,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what was under way, and tell the owner."""
-        if self._state != "closed":
+        if self._state == "body":
+            # An orderly end comes through eof_received. Without one - a reset, or TLS without close_notify - the
+            # body is not whole, even one that ends with the connection.
+            self._fail(UpstreamError("truncated", "the upstream dropped the connection in the middle of its answer"))
+        elif self._state != "closed":
             self._ended()
         self._state = "closed"
         if self.error is None and not self.complete:
@@ -429,12 +432,16 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Wake whoever waits to send more."""
         self.write_paused = False
+        self._let_write()
+
+    # --- inside
+
+    def _let_write(self) -> None:
+        """Wake whoever waits to send more: there is room, or an answer or an end that makes it pointless."""
         if self._drainer is not None:
             if not self._drainer.done():
                 self._drainer.set_result(None)
             self._drainer = None
-
-    # --- inside
 
     def _received(self, data: bytes) -> None:
         self.answered = True
@@ -534,9 +541,11 @@ class Connection(asyncio.BufferedProtocol):
             if not self._waiter.done():
                 self._waiter.set_exception(self.error)
             self._waiter = None
+        self._let_write()
 
     def _wake(self) -> None:
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
+        self._let_write()

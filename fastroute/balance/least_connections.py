@@ -19,6 +19,4 @@ class LeastConnections:
 
     def pick(self, candidates: Sequence[int]) -> int:
         """Return the chosen position, -1 if there are no candidates."""
-        return least_load_segment(
-            self._segment, self._positions, self._weights, candidates, self._random_bits()
-        )
+        return least_load_segment(self._segment, self._positions, self._weights, candidates, self._random_bits())

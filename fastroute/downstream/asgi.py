@@ -105,4 +105,3 @@ class AsgiDownstream:
 def too_large(limit: int) -> GatewayError:
     """Return the refusal of a body over the limit. The rest of the body is not read, so the connection closes."""
     return GatewayError(413, "request_too_large", f"the request body is larger than {limit} bytes", close=True)
-

@@ -31,9 +31,7 @@ class Operation(NamedTuple):
 
 
 _POST: Final = {
-    b"/v1/chat/completions": Operation(
-        "chat.completions", "openai", b"/chat/completions", b"/v1", include_usage=True
-    ),
+    b"/v1/chat/completions": Operation("chat.completions", "openai", b"/chat/completions", b"/v1", include_usage=True),
     b"/v1/completions": Operation("completions", "openai", b"/completions", b"/v1", include_usage=True),
     b"/v1/responses": Operation("responses", "openai", b"/responses", b"/v1"),
     b"/v1/embeddings": Operation("embeddings", "openai", b"/embeddings", b"/v1"),

@@ -85,9 +85,7 @@ class Endpoint:
     def missing_defaults(self, headers: list[Header]) -> bytes:
         """Return the lines of those default fields that the client did not send."""
         present = {name for name, _ in headers}
-        return b"".join(
-            name + b": " + value + b"\r\n" for name, value in self.default_headers if name not in present
-        )
+        return b"".join(name + b": " + value + b"\r\n" for name, value in self.default_headers if name not in present)
 
     def target(self, operation: Any, model: str, query: bytes) -> bytes:
         """Return the request target for an operation. model: as the provider knows it."""

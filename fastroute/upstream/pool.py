@@ -139,8 +139,11 @@ class Pool:
         except BaseException as error:  # noqa: BLE001 - cancellation too gives the slot back; all is raised again
             self._dialling -= 1
             self._wake_one()
-            raise _dial_error(error) from None
+            raise _dial_error(error, tls is not None) from None
         self._dialling -= 1
+        if connection.closed:
+            self._wake_one()
+            raise UpstreamError("connect", "the connection was lost as it was made", sent=False)
         connection.owner = self
         self._members.add(connection)
         return connection
@@ -160,7 +163,7 @@ class Pool:
 
     def _forget(self, waiter: "asyncio.Future[Connection | None]") -> None:
         """A waiter gave up; if it had been handed a connection at that moment, somebody else gets it."""
-        if waiter.done() and not waiter.cancelled():
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             connection = waiter.result()
             if connection is not None:
                 self.give(connection)
@@ -178,10 +181,12 @@ class Pool:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
 
-def _dial_error(error: BaseException) -> BaseException:
+def _dial_error(error: BaseException, tls: bool) -> BaseException:
     """Return what to raise for a failed dial; what is no failure of the network (cancellation) stays as it is."""
     if isinstance(error, ssl.SSLError):
         return UpstreamError("tls", _tls_message(error), sent=False)
+    if tls and isinstance(error, ConnectionAbortedError):
+        return UpstreamError("tls", "TLS failed: the handshake took too long", sent=False)
     if isinstance(error, OSError):
         return UpstreamError("connect", f"cannot connect: {error.strerror or 'failed'}", sent=False)
     return error

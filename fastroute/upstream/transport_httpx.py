@@ -23,9 +23,7 @@ class HttpxExchange:
         self._closed = False
         self.status = response.status_code
         self.headers: list[Header] = [
-            (name.lower(), value)
-            for name, value in response.headers.raw
-            if name.lower() not in RESPONSE_DROP
+            (name.lower(), value) for name, value in response.headers.raw if name.lower() not in RESPONSE_DROP
         ]
         length = response.headers.get("content-length", "")
         self.length = int(length) if length.isdigit() else -1

@@ -1,4 +1,4 @@
-"""The corridor without processes or listener: a real Gateway in this event loop, driven by a client made of two functions.
+"""The corridor without processes or listener: a real Gateway in this event loop, driven by two functions as its client.
 
 Its upstreams are real (`MockUpstream` over TCP), its journal is a real one; what is left out is the HTTP server below
 and the supervisor. So a test can look at everything that a request holds, and stop it at any of its awaits.
@@ -144,7 +144,9 @@ class InProcess:
         self.gateway = Gateway(
             snapshot=self.snapshot,
             reader=RequestReader(
-                Limits(limits.max_body_bytes, limits.max_json_depth, limits.max_uri_bytes, limits.body_timeout_ms * 10**6)
+                Limits(
+                    limits.max_body_bytes, limits.max_json_depth, limits.max_uri_bytes, limits.body_timeout_ms * 10**6
+                )
             ),
             segment=self.segment,
             worker=0,
@@ -203,7 +205,7 @@ class InProcess:
         return sorted(records, key=lambda record: record.id)
 
     async def quiet(self, others: set["asyncio.Task[Any]"]) -> list[str]:
-        """Return what the requests so far have left behind, after giving it a moment to go. others: tasks that may stay."""
+        """Return what the requests so far have left behind after a moment. others: tasks that may stay."""
         for _ in range(200):
             left = self._left(others)
             if not left:
@@ -213,9 +215,7 @@ class InProcess:
 
     def _left(self, others: set["asyncio.Task[Any]"]) -> list[str]:
         left = [f"in flight: {n}" for n in self.segment.totals(IN_FLIGHT) if n]
-        for pool in self.pools:
-            if pool.live != pool.idle or pool._waiters:
-                left.append(repr(pool))
+        left += [repr(pool) for pool in self.pools if pool.live != pool.idle or pool._waiters]
         if len(self.watch):
             left.append(f"watched: {len(self.watch)}")
         left += [f"task: {task!r}" for task in asyncio.all_tasks() - others if not task.done()]

@@ -240,8 +240,7 @@ class Gateway:
     def records(self) -> list[Json]:
         """Return every request settled so far, one dict per row of the ledger, in the order of their ids."""
         path = os.path.join(self.state_dir, LEDGER_FILE)
-        with Ledger.open(path) as ledger:
-            wait_until(lambda: _ingested(ledger, journal_directory(self.state_dir)))
+        wait_until(lambda: _ingested(path, journal_directory(self.state_dir)))
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute("SELECT * FROM records ORDER BY id")]
@@ -259,9 +258,10 @@ class Gateway:
         wait_until(lambda: self.in_flight() == 0)
 
 
-def _ingested(ledger: Ledger, directory: str) -> bool:
+def _ingested(path: str, directory: str) -> bool:
     try:
-        ledger.ingest(directory)
+        with Ledger.open(path) as ledger:
+            ledger.ingest(directory)
     except LedgerBusyError:  # the control plane is at it
         return False
     return True

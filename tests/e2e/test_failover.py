@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from fastroute.upstream.mock import Close, Cut, MockUpstream, Request, Script, Send, Stall, json_response, raw, sse_response
+from fastroute.upstream.mock import (
+    Close,
+    Cut,
+    MockUpstream,
+    Request,
+    Script,
+    Send,
+    Stall,
+    json_response,
+    raw,
+    sse_response,
+)
 from tests.e2e.client import ask, chat, completion
 from tests.e2e.harness import Gateway, ThreadedUpstream
 

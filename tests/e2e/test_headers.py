@@ -27,14 +27,14 @@ GEMINI = "/v1beta/models/g-1:generateContent"
 MESSAGES = {"model": "c-1", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture(scope="module")
-def gateway_config(stage: Stage) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=["fast", "httpx"])
+def gateway_config(stage: Stage, request: pytest.FixtureRequest) -> dict[str, Any]:
     return {
         "auth": {"keys": [{"id": "app", "key": KEY}]},
         "providers": [
-            stage.provider("openai"),
-            stage.provider("anthropic", "anthropic", models=["c-1"]),
-            stage.provider("gemini", "gemini", models=["g-1"]),
+            stage.provider("openai", transport=request.param),
+            stage.provider("anthropic", "anthropic", models=["c-1"], transport=request.param),
+            stage.provider("gemini", "gemini", models=["g-1"], transport=request.param),
         ],
     }
 

@@ -41,9 +41,10 @@ def control_plane(gateway: Gateway) -> int:
 def test_a_drain_finishes_streams_and_exits_0(tmp_path: Path) -> None:
     director = Director()
     running = ThreadedUpstream(director)
-    with running as upstream, Gateway(
-        config(upstream.url, drain={"readiness_delay_ms": 700, "grace_ms": 10_000}), tmp_path
-    ) as gateway:
+    with (
+        running as upstream,
+        Gateway(config(upstream.url, drain={"readiness_delay_ms": 700, "grace_ms": 10_000}), tmp_path) as gateway,
+    ):
         link = connect(gateway)
         response = begin(link, KEY, chat("halves", stream=True))
         assert response.read1() == b"data: 1\n\n"
@@ -73,9 +74,10 @@ def refused(port: int) -> bool:
 
 
 def test_the_end_of_the_grace_time_ends_streams_honestly(tmp_path: Path) -> None:
-    with ThreadedUpstream(Director()) as upstream, Gateway(
-        config(upstream.url, drain={"grace_ms": 500}), tmp_path
-    ) as gateway:
+    with (
+        ThreadedUpstream(Director()) as upstream,
+        Gateway(config(upstream.url, drain={"grace_ms": 500}), tmp_path) as gateway,
+    ):
         link = connect(gateway)
         response = begin(link, KEY, chat("endless", stream=True))
         assert response.read1() == b"data: 1\n\n"

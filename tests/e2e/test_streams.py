@@ -76,7 +76,9 @@ def gateway_config(upstream: MockUpstream) -> dict[str, Any]:
     return {
         "server": {"workers": 2, "limits": {"max_body_bytes": 33_554_432}},
         "auth": {"keys": [{"id": "app", "key": KEY}]},
-        "providers": [{**provider, "models": ["halves", "endless", "silent", "flood", "slow", "m"], "include_usage": False}],
+        "providers": [
+            {**provider, "models": ["halves", "endless", "silent", "flood", "slow", "m"], "include_usage": False}
+        ],
     }
 
 

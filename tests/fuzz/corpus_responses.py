@@ -161,8 +161,36 @@ def _fields() -> Iterator[Case]:
 
 def _lengths() -> Iterator[Case]:
     values = [
-        *(b"", b"+5", b"-5", b"-1", b"-0", b"0x5", b"5_0", b"5 5", b"5,5", b"5, 5", b"5;", b"5.0", b"5e0", b"1e1", b"five"),
-        *(b"\xb5", "５".encode(), b"5\t5", b"05h", b'"5"', b"5\xa0", b"1" * 19, b"9" * 400, b"0" * 19 + b"5", b"5,", b",5"),
+        *(
+            b"",
+            b"+5",
+            b"-5",
+            b"-1",
+            b"-0",
+            b"0x5",
+            b"5_0",
+            b"5 5",
+            b"5,5",
+            b"5, 5",
+            b"5;",
+            b"5.0",
+            b"5e0",
+            b"1e1",
+            b"five",
+        ),
+        *(
+            b"\xb5",
+            "５".encode(),
+            b"5\t5",
+            b"05h",
+            b'"5"',
+            b"5\xa0",
+            b"1" * 19,
+            b"9" * 400,
+            b"0" * 19 + b"5",
+            b"5,",
+            b",5",
+        ),
         *(b"18446744073709551621", b"9223372036854775813", b"4294967301" * 2),
     ]
     for at, value in enumerate(values):
@@ -197,7 +225,13 @@ def _codings() -> Iterator[Case]:
 
 def _connections() -> Iterator[Case]:
     for value, reusable in (
-        *((b"close", False), (b"Close", False), (b"keep-alive, close", False), (b"close,x", False), (b"x,\tclose", False)),
+        *(
+            (b"close", False),
+            (b"Close", False),
+            (b"keep-alive, close", False),
+            (b"close,x", False),
+            (b"x,\tclose", False),
+        ),
         *((b"keep-alive", True), (b"closed", True), (b"x-close", True), (b"", True), (b",,", True)),
     ):
         raw = response(b"Connection: " + value, FIVE, body=b"hello")
@@ -215,10 +249,31 @@ def _chunk_sizes() -> Iterator[Case]:
     for at, size in enumerate((b"5", b"05", b"0000000000000005", b"5;a", b"5;a=b", b'5;a="b;c"', b"5;" + b"e" * 256)):
         body = size + b"\r\nhello\r\n0\r\n\r\n"
         yield Case(f"chunk-size-good-{at}", response(CHUNKED, body=body), body=b"hello")
-    yield Case("chunk-size-hex", response(CHUNKED, body=b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), body=b"0123456789" * 2)
+    yield Case(
+        "chunk-size-hex",
+        response(CHUNKED, body=b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"),
+        body=b"0123456789" * 2,
+    )
     yield Case("chunk-size-zeros", response(CHUNKED, body=b"0000\r\n\r\n"))
     sizes = [
-        *(b"0x5", b"-1", b"-5", b"+5", b"5_0", b" 5", b"5 ", b"5\t", b"\t5", b"", b";a", b"g", b"5g", b"5,", b"5.", b"5h"),
+        *(
+            b"0x5",
+            b"-1",
+            b"-5",
+            b"+5",
+            b"5_0",
+            b" 5",
+            b"5 ",
+            b"5\t",
+            b"\t5",
+            b"",
+            b";a",
+            b"g",
+            b"5g",
+            b"5,",
+            b"5.",
+            b"5h",
+        ),
         *(b"0" * 16 + b"5", b"ffffffffffffffff", b"8000000000000000", b"4000000000000001", b"10000000000000005"),
         *(b"5;\0", b"5;a\x7f", b"5;" + b"e" * 257, b"5\0", "５".encode(), b"\xb5", b"5\r", b"5;a\r", b"5 ;a", b"\r\n5"),
     ]
@@ -242,7 +297,9 @@ def _chunk_framing() -> Iterator[Case]:
 
 
 def _trailers() -> Iterator[Case]:
-    for at, lines in enumerate((b"A: b\r\n", b"A: b\r\nB: c\r\n", b"a:\r\n", b"A: \xe9\t\r\n", b"A: " + b"v" * 8_000 + b"\r\n")):
+    for at, lines in enumerate(
+        (b"A: b\r\n", b"A: b\r\nB: c\r\n", b"a:\r\n", b"A: \xe9\t\r\n", b"A: " + b"v" * 8_000 + b"\r\n")
+    ):
         raw = response(CHUNKED, body=chunks(b"hello", end=b"0\r\n" + lines + b"\r\n"))
         yield Case(f"trailer-good-{at}", raw, body=b"hello")
     steering = b"Content-Length: 9\r\nTransfer-Encoding: gzip\r\nConnection: close\r\n"
@@ -267,7 +324,9 @@ def _cut_off() -> Iterator[Case]:
         yield Case(f"head-cut-{at}", whole[:at], "truncated", reusable=False)
     yield Case("length-cut", whole, "truncated", body=b"hello", reusable=False)
     yield Case("length-cut-at-once", whole[:-5], "truncated", reusable=False)
-    for at, body in enumerate((b"", b"5", b"5\r", b"5\r\n", b"5\r\nhel", b"5;a", b"0", b"0\r\n", b"0\r\n\r", b"0\r\nA: b\r\n")):
+    for at, body in enumerate(
+        (b"", b"5", b"5\r", b"5\r\n", b"5\r\nhel", b"5;a", b"0", b"0\r\n", b"0\r\n\r", b"0\r\nA: b\r\n")
+    ):
         kept = b"hel" if body.endswith(b"hel") else b""
         yield Case(f"chunks-cut-{at}", response(CHUNKED, body=body), "truncated", body=kept, reusable=False)
     for at, body in enumerate((b"5\r\nhello", b"5\r\nhello\r", b"5\r\nhello\r\n")):

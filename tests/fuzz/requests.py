@@ -108,18 +108,14 @@ def _lengths() -> Iterator[BadRequest]:
     te = b"Transfer-Encoding: chunked"
     yield _normalised("01-length-then-chunked", head(JSON, length(chunked()), te) + chunked(), closes=True)
     yield _normalised("01-chunked-then-length", head(JSON, te, length(chunked())) + chunked(), closes=True)
-    yield _framing(
-        "02-two-lengths", head(JSON, length(GOOD_BODY), b"Content-Length: %d" % (n + 1)) + GOOD_BODY
-    )
+    yield _framing("02-two-lengths", head(JSON, length(GOOD_BODY), b"Content-Length: %d" % (n + 1)) + GOOD_BODY)
     yield _framing("02-length-list", head(JSON, b"Content-Length: %d, %d" % (n, n + 1)) + GOOD_BODY)
     yield _normalised("03-same-length-twice", head(JSON, length(GOOD_BODY), length(GOOD_BODY)) + GOOD_BODY)
     yield _framing("03-same-length-list", head(JSON, b"Content-Length: %d, %d" % (n, n)) + GOOD_BODY)
     values = [b"+%d" % n, b"-48", b"%d_%d" % divmod(n, 10), b"0x%x" % n, b"%dZ" % n, b"", b" ", b"%d;" % n]
     for at, value in enumerate(values):
         yield _framing(f"04-length-{at}", head(JSON, b"Content-Length: " + value) + GOOD_BODY)
-    yield BadRequest(
-        "05-length-octal", head(JSON, b"Content-Length: 0%d" % n) + GOOD_BODY, (200,), reaches=True
-    )
+    yield BadRequest("05-length-octal", head(JSON, b"Content-Length: 0%d" % n) + GOOD_BODY, (200,), reaches=True)
     for at, size in enumerate((2**63 - 1, 2**63, 2**64, 10**29)):
         yield _framing(f"06-length-huge-{at}", head(JSON, b"Content-Length: %d" % size) + GOOD_BODY, 400, 413)
 
@@ -199,9 +195,7 @@ def _hosts() -> Iterator[BadRequest]:
 def _starts() -> Iterator[BadRequest]:
     good = post()
     yield _framing("21-target-lf", b"GET /\nHTTP/1.1\r\nHost: {host}\r\n\r\n")
-    for at, version in enumerate(
-        (b"HTTP/1.32", b"HTTP/4294967295.255", b"HTTP/1.", b"http/1.1", b"HTTP/3.0")
-    ):
+    for at, version in enumerate((b"HTTP/1.32", b"HTTP/4294967295.255", b"HTTP/1.", b"http/1.1", b"HTTP/3.0")):
         yield _framing(f"21-version-{at}", good.replace(b"HTTP/1.1", version, 1), 400, 505)
     yield _framing("21-tabs", good.replace(b"POST ", b"POST\t", 1).replace(b" HTTP", b"\tHTTP", 1))
     yield _framing("21-leading-space", b" " + good)
@@ -210,9 +204,7 @@ def _starts() -> Iterator[BadRequest]:
     yield _framing("22-tls-hello", hello)
     noise = bytes(at * 167 % 251 for at in range(512))
     yield _framing("22-noise", noise)
-    yield _framing(
-        "23-h2-preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-    )
+    yield _framing("23-h2-preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
 
 
 def _upgrades() -> Iterator[BadRequest]:
@@ -224,9 +216,7 @@ def _upgrades() -> Iterator[BadRequest]:
             fields += [b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"]
         smuggled = b"GET /smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n"
         name = f"24-upgrade-{protocol.decode()}"
-        yield BadRequest(
-            name, post(GOOD_BODY, *fields) + smuggled, (200, 400, 426), silent=True, reaches=True
-        )
+        yield BadRequest(name, post(GOOD_BODY, *fields) + smuggled, (200, 400, 426), silent=True, reaches=True)
     odd = head(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Protocol: \xff", method=b"GET")
     yield BadRequest("24-websocket-get", odd, (400, 404, 405, 426), silent=True)
 
@@ -331,9 +321,7 @@ def _json_text() -> Iterator[BadRequest]:
     yield _bad_body("41-deep-arrays", _with(b'"x":' + b"[" * deep + b"]" * deep))
     yield _bad_body("41-deep-objects", _with(b'"x":' + b'{"a":' * deep + b"1" + b"}" * deep))
     yield _bad_body("41-deep-only-open", b"[" * deep)
-    yield _bad_body(
-        "41-deep-tool", _with(b'"tools":[{"parameters":' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}]")
-    )
+    yield _bad_body("41-deep-tool", _with(b'"tools":[{"parameters":' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}]"))
     argument = _with(b'"metadata":{"a":"' + b"[" * deep + b'"}')
     yield BadRequest("41-deep-in-a-string", post(argument), (200, 400), reaches=True)
     hi = b'"hi"'
@@ -411,9 +399,7 @@ def _policy() -> Iterator[BadRequest]:
         yield BadRequest(f"52-million-{name}", post(_with(field)), (400, 413), silent=True, ours=True)
     tool = b'{"type":"function","function":{"name":"f"}}'
     tools = [b'"tools":[' + (tool + b",") * 10_000 + tool + b"]"]
-    tools.append(
-        b'"tools":[{"type":7,"function":{"name":"f","parameters":{"type":"objekt","pattern":"(a+)+$("}}}]'
-    )
+    tools.append(b'"tools":[{"type":7,"function":{"name":"f","parameters":{"type":"objekt","pattern":"(a+)+$("}}}]')
     tools.append(b'"chat_template_kwargs":{"a":1},"guided_regex":"(a+)+$"')
     for at, field in enumerate(tools):
         yield BadRequest(f"52-54-{at}", post(_with(field)), (200, 400, 413), ours=True, reaches=True)
@@ -427,9 +413,7 @@ def _policy() -> Iterator[BadRequest]:
               b"Cookie: a=" + CANARY]  # fmt: skip
     yield BadRequest("55-fields", post(GOOD_BODY, *fields), (200, 400), ours=True, reaches=True)
     absolute = b"http://" + CANARY + CHAT
-    yield BadRequest(
-        "55-absolute-target", post(target=absolute), (200, 400, 404, 421), ours=True, reaches=True
-    )
+    yield BadRequest("55-absolute-target", post(target=absolute), (200, 400, 404, 421), ours=True, reaches=True)
     for at, url in enumerate(
         (b"http://169.254.169.254/", b"file:///etc/passwd", b"gopher://h/", b"http://2130706433/")
     ):

@@ -16,7 +16,10 @@ from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP
 from tests.unit.test_imports import LAYERS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -113,7 +116,9 @@ def test_the_table_of_paths_names_what_exists() -> None:
 
 def test_the_layers_are_those_of_the_test() -> None:
     written = {int(level): set(CODE.findall(names)) for level, names in rows("docs/architecture.md", "layers")}
-    package = {path.stem for path in (ROOT / "fastroute").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    package = {
+        path.stem for path in (ROOT / "fastroute").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
     assert written == {level: set(names) & package for level, names in enumerate(LAYERS)}
 
 

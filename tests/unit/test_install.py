@@ -28,9 +28,7 @@ CORE = ROOT / "fastroute" / "_core"
 COMPILED = sorted(path.name[1 : -len("_c.pyx")] for path in CORE.glob("_*_c.pyx"))
 
 #: What a developer's checkout has and a fresh one has not.
-LITTER = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.so", "*.pyc", "build", "dist", "*.egg-info", "*_c.c", "results"
-)
+LITTER = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.pyc", "build", "dist", "*.egg-info", "*_c.c", "results")
 LITTER_FOLDERS = {"__pycache__", "results", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 SWITCHES = ("FASTROUTE_NO_EXTENSIONS", "FASTROUTE_REQUIRE_EXTENSIONS")
 INSTALL_TIMEOUT_S = 600

@@ -128,9 +128,7 @@ def test_values_beyond_64_bits(segment: Any, value: int) -> None:
     assert segment.word(0) == segment.get(0, 0, 0) == 0
 
 
-@pytest.mark.parametrize(
-    "at", [(3, 0, 0), (0, 5, 0), (0, 0, 8), (-1, 0, 0), (0, -1, 0), (0, 0, -1), (10**30, 0, 0)]
-)
+@pytest.mark.parametrize("at", [(3, 0, 0), (0, 5, 0), (0, 0, 8), (-1, 0, 0), (0, -1, 0), (0, 0, -1), (10**30, 0, 0)])
 def test_cells_out_of_range(segment: Any, at: tuple[int, int, int]) -> None:
     for call in (lambda: segment.get(*at), lambda: segment.set(*at, 1), lambda: segment.add(*at, 1)):
         with pytest.raises(IndexError):
@@ -245,9 +243,7 @@ def test_a_relative_path(counters: ModuleType, tmp_path: Path, monkeypatch: pyte
     assert counters.Segment.open("here").word(0) == 3
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    counters: ModuleType, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(counters: ModuleType, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
@@ -259,9 +255,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert counters.Segment.open(path).word(0) == 3
 
 
-def test_a_file_system_that_cannot_reserve(
-    counters: ModuleType, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_that_cannot_reserve(counters: ModuleType, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
@@ -287,9 +281,7 @@ def patched(path: str, offset: int, data: bytes) -> None:
         (24, struct.pack("=Q", 1), "are expected"),
     ],
 )
-def test_open_refuses_a_wrong_header(
-    counters: ModuleType, path: str, offset: int, data: bytes, message: str
-) -> None:
+def test_open_refuses_a_wrong_header(counters: ModuleType, path: str, offset: int, data: bytes, message: str) -> None:
     counters.Segment.create(path, 3, 5).close()
     patched(path, offset, data)
     with pytest.raises(SegmentError, match=message) as caught:

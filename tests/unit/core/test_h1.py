@@ -240,7 +240,15 @@ def test_request_head(h1: ModuleType) -> None:
     ("values", "length"),
     [
         *(([], -1), ([b"0"], 0), ([b"5"], 5), ([b"005"], 5), ([b"9" * 18], 10**18 - 1), ([b"5", b"5"], -2)),
-        *(([b""], -2), ([b"-1"], -2), ([b"+5"], -2), ([b" 5"], -2), ([b"5_0"], -2), ([b"9" * 19], -2), ([b"x", b"5"], -2)),
+        *(
+            ([b""], -2),
+            ([b"-1"], -2),
+            ([b"+5"], -2),
+            ([b" 5"], -2),
+            ([b"5_0"], -2),
+            ([b"9" * 19], -2),
+            ([b"x", b"5"], -2),
+        ),
     ],
 )
 def test_the_key_of_a_head_leaves_its_length_out(h1: ModuleType, values: list[bytes], length: int) -> None:
@@ -267,7 +275,7 @@ def test_the_decoder_stops_at_the_end(h1: ModuleType) -> None:
 
 
 def test_the_decoder_leaves_its_argument_alone(h1: ModuleType) -> None:
-    data = bytes(b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")
+    data = b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
     copy = bytes(bytearray(data))
     assert h1.ChunkedDecoder().feed(data) == (b"abc", len(data))
     assert data == copy
@@ -375,9 +383,7 @@ def test_reading_pauses_beyond_the_high_water_mark(h1: ModuleType, loop: asyncio
     assert line.connection.complete
 
 
-def test_a_paused_connection_is_not_reusable_until_it_is_read(
-    h1: ModuleType, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_a_paused_connection_is_not_reusable_until_it_is_read(h1: ModuleType, loop: asyncio.AbstractEventLoop) -> None:
     line = Line(h1, loop)
     line.feed(response(b"Content-Length: %d" % (2 * HIGH_WATER), body=b"x" * 2 * HIGH_WATER))
     assert line.connection.complete
@@ -423,9 +429,7 @@ def test_writing_waits_for_the_transport(h1: ModuleType, loop: asyncio.AbstractE
 
 
 @pytest.mark.parametrize("data", [response(FIVE), response(FIVE, body=b"hello"), b"hello\r\n\r\n"])
-def test_an_answer_wakes_who_waits_to_send_more(
-    h1: ModuleType, loop: asyncio.AbstractEventLoop, data: bytes
-) -> None:
+def test_an_answer_wakes_who_waits_to_send_more(h1: ModuleType, loop: asyncio.AbstractEventLoop, data: bytes) -> None:
     """A provider that has answered early may never read the rest of the request."""
     line = Line(h1, loop, partial=True)
     line.connection.pause_writing()

@@ -110,12 +110,7 @@ def read_with_llhttp(raw: bytes) -> Reading | None:
 
 def without_hop(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the fields that cross: less hop-by-hop ones and those that a Connection field names."""
-    named = {
-        token.strip()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.lower().split(b",")
-    }
+    named = {token.strip() for name, value in headers if name == b"connection" for token in value.lower().split(b",")}
     gone = HOP | (named - {b"content-length", b"content-type"})
     return [pair for pair in headers if pair[0] not in gone]
 

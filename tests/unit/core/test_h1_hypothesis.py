@@ -20,17 +20,65 @@ LOOP_FREE.close()
 SMALL = [case.raw for case in cases() if len(case.raw) < 2_000]
 
 WORDS = [
-    *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 204 x\r\n", b"HTTP/1.1 304 x\r\n", b"HTTP/1.1 100 x\r\n"),
+    *(
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.1 204 x\r\n",
+        b"HTTP/1.1 304 x\r\n",
+        b"HTTP/1.1 100 x\r\n",
+    ),
     *(b"HTTP/1.1 ", b"200", b"101", b"Content-Length: ", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n"),
-    *(b"Transfer-Encoding: ", b"chunked", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: a\r\n"),
-    *(b"A: b\r\n", b"a:\r\n", b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b":", b";", b",", b"0", b"1", b"3", b"a"),
-    *(b"abc", b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"3;x=y\r\n", b"\0", b"\x7f", b"\xff", b"-", b"+", b"_"),
+    *(
+        b"Transfer-Encoding: ",
+        b"chunked",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive\r\n",
+        b"Connection: a\r\n",
+    ),
+    *(
+        b"A: b\r\n",
+        b"a:\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\r",
+        b"\n",
+        b" ",
+        b"\t",
+        b":",
+        b";",
+        b",",
+        b"0",
+        b"1",
+        b"3",
+        b"a",
+    ),
+    *(
+        b"abc",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"0\r\nA: b\r\n\r\n",
+        b"3;x=y\r\n",
+        b"\0",
+        b"\x7f",
+        b"\xff",
+        b"-",
+        b"+",
+        b"_",
+    ),
     *(b"x" * 130, b"x" * 300, b"0" * 17),
 ]
 
 fields = st.lists(
     st.sampled_from(
-        [b"A: b", b"Content-Type: a/b", b"Connection: close", b"Connection: a, keep-alive", b"B:", b"X-Y: \xe9", b"C: a b\t"]
+        [
+            b"A: b",
+            b"Content-Type: a/b",
+            b"Connection: close",
+            b"Connection: a, keep-alive",
+            b"B:",
+            b"X-Y: \xe9",
+            b"C: a b\t",
+        ]
     ),
     max_size=4,
 )
@@ -52,7 +100,9 @@ def well_framed(draw: st.DrawFn) -> bytes:
         raw = response(*lines, b"Content-Length: %d" % len(body), line=line, body=body)
     else:
         raw = response(*lines, line=line, body=b"".join(pieces))
-    interim = draw(st.lists(st.sampled_from([b"HTTP/1.1 100 x\r\n\r\n", b"HTTP/1.1 103 x\r\nA: b\r\n\r\n"]), max_size=3))
+    interim = draw(
+        st.lists(st.sampled_from([b"HTTP/1.1 100 x\r\n\r\n", b"HTTP/1.1 103 x\r\nA: b\r\n\r\n"]), max_size=3)
+    )
     return b"".join(interim) + raw
 
 
@@ -63,7 +113,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(raw)))
         end = draw(st.integers(start, min(len(raw), start + 12)))
-        middle = draw(st.one_of(st.just(b""), st.sampled_from(WORDS), st.binary(max_size=3), st.just(raw[start:end] * 2)))
+        middle = draw(
+            st.one_of(st.just(b""), st.sampled_from(WORDS), st.binary(max_size=3), st.just(raw[start:end] * 2))
+        )
         raw = raw[:start] + middle + raw[end:]
     return raw
 
@@ -122,7 +174,9 @@ def run_decoder(h1: ModuleType, pieces: list[bytes]) -> list[tuple[bytes, int, b
     return steps
 
 
-sizes = st.sampled_from([b"1", b"3", b"03", b"0", b"10", b"3;a", b"0x3", b"3 ", b"g", b"0" * 16 + b"3", b"4" + b"0" * 15])
+sizes = st.sampled_from(
+    [b"1", b"3", b"03", b"0", b"10", b"3;a", b"0x3", b"3 ", b"g", b"0" * 16 + b"3", b"4" + b"0" * 15]
+)
 ends = st.sampled_from([b"\r\n", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"A: b\r\n", b"x", b"abc", b"\0"])
 chunk_soup = st.lists(st.one_of(sizes, ends, ends, st.binary(max_size=2)), max_size=14).map(b"".join)
 

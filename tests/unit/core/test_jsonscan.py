@@ -439,9 +439,7 @@ def test_unescape_elsewhere(half: Any, start: int, end: int) -> None:
         half.unescape(body, start, end)
 
 
-@pytest.mark.parametrize(
-    "token", [b'"\\x"', b'"\\ud800"', b'"\xff"', b'"\n"', b'"a"b"', b'"\\"', b'"', b"abc"]
-)
+@pytest.mark.parametrize("token", [b'"\\x"', b'"\\ud800"', b'"\xff"', b'"\n"', b'"a"b"', b'"\\"', b'"', b"abc"])
 def test_unescape_invalid(half: Any, token: bytes) -> None:
     with pytest.raises(ValueError, match="no JSON string"):
         half.unescape(token, 0, len(token))

@@ -24,9 +24,7 @@ SCALARS = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=40)
 )
-VALUES = st.recursive(
-    SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(KEYS, v, max_size=4), max_leaves=12
-)
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(KEYS, v, max_size=4), max_leaves=12)
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=6)
 SEPARATORS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t: \r")])
 

@@ -40,9 +40,7 @@ def picks(balancer: Any, candidates: Sequence[int], count: int) -> list[int]:
 
 def chi_square(counts: Counter[Any], cells: int) -> float:
     expected = counts.total() / cells
-    return (
-        sum((counts[cell] - expected) ** 2 for cell in counts) / expected + (cells - len(counts)) * expected
-    )
+    return sum((counts[cell] - expected) ** 2 for cell in counts) / expected + (cells - len(counts)) * expected
 
 
 def chi_square_bound(cells: int) -> float:
@@ -295,14 +293,10 @@ def test_equals_are_chosen_uniformly(choose: Chooser, n: int) -> None:
 def test_least_load_ties_among_the_least_only(selection: ModuleType) -> None:
     rng = random.Random(11)
     loads, weights = [1, 5, 1, 0.5, 3, 1], [1, 3, 1, 0.75, 2, 1]
-    counts = Counter(
-        selection.least_load(loads, weights, range(6), rng.getrandbits(64)) for _ in range(20_000)
-    )
+    counts = Counter(selection.least_load(loads, weights, range(6), rng.getrandbits(64)) for _ in range(20_000))
     assert set(counts) == {0, 1, 2, 3, 4, 5}
     loads[5] = 2
-    counts = Counter(
-        selection.least_load(loads, weights, range(6), rng.getrandbits(64)) for _ in range(20_000)
-    )
+    counts = Counter(selection.least_load(loads, weights, range(6), rng.getrandbits(64)) for _ in range(20_000))
     assert set(counts) == {0, 1, 2, 3, 4}
     assert chi_square(counts, 5) < chi_square_bound(5)
 
@@ -317,9 +311,7 @@ def test_p2c_draws_ordered_pairs_uniformly(selection: ModuleType) -> None:
     rng = random.Random(12)
     n, draws = 6, 60_000
     loads = [float(i) for i in range(n)]
-    counts = Counter(
-        selection.p2c(loads, [1.0] * n, list(range(n)), rng.getrandbits(64)) for _ in range(draws)
-    )
+    counts = Counter(selection.p2c(loads, [1.0] * n, list(range(n)), rng.getrandbits(64)) for _ in range(draws))
     pairs = n * (n - 1) / 2
     # The candidate i wins against the n - 1 - i worse ones; the worst is never picked: the two are distinct.
     for i in range(n):
@@ -380,10 +372,7 @@ def test_segment_choices_equal_those_over_a_list(selection: ModuleType, segment:
         bits = rng.getrandbits(64)
         for name in ("least_load", "p2c"):
             over_list = getattr(selection, name)(loads, weights, candidates, bits)
-            assert (
-                getattr(selection, f"{name}_segment")(segment, endpoints, weights, candidates, bits)
-                == over_list
-            )
+            assert getattr(selection, f"{name}_segment")(segment, endpoints, weights, candidates, bits) == over_list
 
 
 @pytest.mark.parametrize("name", ["least_load_segment", "p2c_segment"])

@@ -26,9 +26,7 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @given(st.sampled_from(["least_load", "p2c"]), st.lists(number), st.lists(number), candidates, bits)
-def test_same_choice(
-    name: str, loads: list[float], weights: list[float], among: list[int], random: int
-) -> None:
+def test_same_choice(name: str, loads: list[float], weights: list[float], among: list[int], random: int) -> None:
     left = outcome(getattr(PURE, name), loads, weights, among, random)
     assert left == outcome(getattr(COMPILED, name), loads, weights, among, random)
 
@@ -58,6 +56,4 @@ def test_same_weights(weights: list[int], steps: list[tuple[Any, ...]]) -> None:
         assert pure.current == compiled.current
         assert pure.effective == compiled.effective
         assert sum(compiled.current) == 0
-        assert all(
-            0 <= effective <= weight for effective, weight in zip(pure.effective, weights, strict=True)
-        )
+        assert all(0 <= effective <= weight for effective, weight in zip(pure.effective, weights, strict=True))

@@ -20,9 +20,7 @@ TEXT = "Grüße aus  Wien,\nline two"
 
 
 def ask(dialect: Any, operation: str, doc: object, stream: bool = False, **more: Any) -> Answer:
-    return answer(
-        dialect, operation, "m-1", orjson.dumps(doc), stream, wall_s=1700000000, ident="abc", **more
-    )
+    return answer(dialect, operation, "m-1", orjson.dumps(doc), stream, wall_s=1700000000, ident="abc", **more)
 
 
 def events(got: Answer, eol: bytes = b"\n") -> list[Any]:
@@ -63,11 +61,7 @@ PART = [{"type": "text", "text": "x"}]
         (
             "openai",
             "responses",
-            {
-                "input": [
-                    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
-                ]
-            },
+            {"input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}]},
         ),
         ("anthropic", "messages", {"system": "s", "messages": [{"role": "user", "content": "x"}]}),
         (
@@ -80,9 +74,7 @@ PART = [{"type": "text", "text": "x"}]
         ("gemini", "generateContent", {"contents": "x", "systemInstruction": {"parts": [{"text": "s"}]}}),
     ],
 )
-def test_the_last_user_text_is_found_in_every_shape(
-    dialect: str, operation: str, doc: dict[str, Any]
-) -> None:
+def test_the_last_user_text_is_found_in_every_shape(dialect: str, operation: str, doc: dict[str, Any]) -> None:
     assert said(body(ask(dialect, operation, doc))) == "x"
 
 
@@ -182,9 +174,7 @@ def test_responses_stream_sequence() -> None:
 
 
 def test_anthropic_stream_sequence() -> None:
-    got = events(
-        ask("anthropic", "messages", {"messages": [{"role": "user", "content": "a b"}]}, stream=True)
-    )
+    got = events(ask("anthropic", "messages", {"messages": [{"role": "user", "content": "a b"}]}, stream=True))
     assert [event["type"] for event in got] == [
         "message_start", "content_block_start", "ping", "content_block_delta", "content_block_delta",
         "content_block_stop", "message_delta", "message_stop",
@@ -215,9 +205,7 @@ def test_embeddings() -> None:
     assert len(embed(input=[[1, 2], [3]])["data"]) == 2
     assert len(embed(input="a", dimensions=5)["data"][0]["embedding"]) == 5
     assert ask("openai", "embeddings", {"input": ["a"] * 2048, "dimensions": 3072}).status == 400
-    assert len(
-        body(ask("gemini", "embedContent", {"content": {"parts": [{"text": "a"}]}}))["embedding"]["values"]
-    )
+    assert len(body(ask("gemini", "embedContent", {"content": {"parts": [{"text": "a"}]}}))["embedding"]["values"])
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
@@ -284,9 +272,7 @@ def test_openai_sdk() -> None:
             assert final.usage == whole.usage
             text = await client.completions.create(model="m", prompt=TEXT)
             strict(text)
-            pieces = [
-                piece async for piece in await client.completions.create(model="m", prompt=TEXT, stream=True)
-            ]
+            pieces = [piece async for piece in await client.completions.create(model="m", prompt=TEXT, stream=True)]
             assert "".join(piece.choices[0].text for piece in pieces) == text.choices[0].text == TEXT
             packed = await client.embeddings.create(model="m", input=["a", "b"])  # asks for base64
             strict(packed)
@@ -337,9 +323,7 @@ def test_gemini_sdk() -> None:
         whole = await client.models.generate_content(model="m", contents=TEXT)
         assert whole.text == TEXT
         assert whole.candidates[0].finish_reason == genai_types.FinishReason.STOP
-        pieces = [
-            piece async for piece in await client.models.generate_content_stream(model="m", contents=TEXT)
-        ]
+        pieces = [piece async for piece in await client.models.generate_content_stream(model="m", contents=TEXT)]
         assert "".join(piece.text for piece in pieces) == TEXT
         assert pieces[-1].usage_metadata == whole.usage_metadata
         count = await client.models.count_tokens(model="m", contents=TEXT)

@@ -1,8 +1,8 @@
-"""The pool against a scripted upstream, on both event loops and with both halves of h1; after each test nothing is left."""
+"""The pool against a scripted upstream, on both event loops, with both halves of h1; after each nothing is left."""
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from types import ModuleType
 from typing import Any
 
@@ -30,9 +30,9 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture(params=twins("h1"), autouse=True)
-def h1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def h1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(pool_module, "Connection", request.param.Connection)
-    yield request.param
+    return request.param
 
 
 class Clock:

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from types import ModuleType
 from typing import Any
 
@@ -51,9 +51,9 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture(params=twins("h1"), autouse=True)
-def h1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def h1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(pool_module, "Connection", request.param.Connection)
-    yield request.param
+    return request.param
 
 
 class Client:
@@ -335,7 +335,9 @@ def test_a_large_body_waits_for_a_slow_reader(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("size", [WRITE_PIECE_BYTES - 1, WRITE_PIECE_BYTES, WRITE_PIECE_BYTES + 1, 2 * WRITE_PIECE_BYTES])
+@pytest.mark.parametrize(
+    "size", [WRITE_PIECE_BYTES - 1, WRITE_PIECE_BYTES, WRITE_PIECE_BYTES + 1, 2 * WRITE_PIECE_BYTES]
+)
 def test_bodies_around_the_size_of_a_piece(run: Run, size: int) -> None:
     async def main() -> None:
         async with MockUpstream(ok) as upstream:
@@ -372,10 +374,9 @@ def test_an_early_answer_and_a_closed_connection(run: Run, rst: bool) -> None:
     async def main() -> None:
         async with MockUpstream([[ReadHead(), Send(REFUSAL), Cut(rst=rst)]]) as upstream:
             client = Client(upstream.port)
-            try:
-                got = await client.fetch(b"x" * 20 * MIB)
-            except UpstreamError as error:
-                assert error.kind in ("closed", "truncated")  # a reset destroys what was not read yet
+            [got] = await asyncio.gather(client.fetch(b"x" * 20 * MIB), return_exceptions=True)
+            if isinstance(got, UpstreamError):
+                assert got.kind in ("closed", "truncated")  # a reset destroys what was not read yet
             else:
                 assert got == (413, b"big")
             await client.idle(0, 0)

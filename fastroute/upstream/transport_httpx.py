@@ -22,9 +22,7 @@ class HttpxExchange:
         self._data = b""
         self._closed = False
         self.status = response.status_code
-        self.headers: list[Header] = [
-            (name.lower(), value) for name, value in response.headers.raw if name.lower() not in RESPONSE_DROP
-        ]
+        self.headers = _end_to_end(response)
         length = response.headers.get("content-length", "")
         self.length = int(length) if length.isdigit() else -1
         self.complete = self.length == 0 or self.status in (204, 304)
@@ -92,6 +90,14 @@ class HttpxTransport:
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
         await self._client.aclose()
+
+
+def _end_to_end(response: httpx.Response) -> list[Header]:
+    """Return the fields that may cross: none that are hop-by-hop, by name or because a Connection field says so."""
+    named = {token.strip() for token in response.headers.get("connection", "").lower().encode().split(b",")}
+    dropped = RESPONSE_DROP | (named - {b"content-length", b"content-type"})
+    fields = ((name.lower(), value) for name, value in response.headers.raw)
+    return [(name, value) for name, value in fields if name not in dropped]
 
 
 def _fields(request: UpstreamRequest) -> list[Header]:

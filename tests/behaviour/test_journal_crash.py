@@ -12,6 +12,7 @@ from pathlib import Path
 from fastroute.billing.ledger import Ledger
 from fastroute.billing.report import usage_rows
 from fastroute.billing.segments import journal_directory
+from tests.children import with_paths
 
 ROUNDS = 20
 SEED = 20_241_121
@@ -54,7 +55,7 @@ with Ledger.open(state + "/ledger.sqlite3") as ledger:
 def start(script: str, state: Path, output: Path) -> subprocess.Popen[bytes]:
     """Start a child whose output survives it: in a file, as a pipe nobody reads would block it."""
     with open(output, "ab") as file:
-        return subprocess.Popen([sys.executable, "-c", script, str(state)], stdout=file)
+        return subprocess.Popen([sys.executable, "-c", script, str(state)], stdout=file, env=with_paths(os.environ))
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

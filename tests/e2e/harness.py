@@ -25,6 +25,7 @@ from fastroute.billing.ledger import Ledger, LedgerBusyError
 from fastroute.billing.segments import journal_directory
 from fastroute.control.plane import LEDGER_FILE
 from fastroute.upstream.mock import MockUpstream, Request, Script
+from tests.children import with_paths
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
@@ -150,10 +151,8 @@ class Gateway:
         return self
 
     def _environment(self) -> dict[str, str]:
-        root = str(Path(__file__).parents[2])
-        paths = [root, *filter(None, [self._env.get("PYTHONPATH")])]
         kept = {name: value for name, value in self._env.items() if value is not None}
-        return {**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        return {**with_paths(kept), "PYTHONUNBUFFERED": "1"}
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once `GET /readyz` on the data port answers 200."""

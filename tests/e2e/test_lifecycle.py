@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.children import with_paths
 from tests.e2e.client import ask, begin, chat, connect
 from tests.e2e.harness import Gateway, ThreadedUpstream, get_status
 from tests.e2e.test_streams import Director, let_go, until
@@ -197,9 +198,7 @@ def two_free_ports_in_a_row() -> int:
 def test_a_start_from_the_environment_alone(tmp_path: Path) -> None:
     """The first run of a newcomer: no file, no keys; the printed curl line works when pasted."""
     port = two_free_ports_in_a_row()
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-    root = str(Path(__file__).parents[2])
-    env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
+    env = with_paths({name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")})
     command = [sys.executable, "-m", "fastroute", "serve", "--port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -22,7 +22,7 @@ import json, runpy, sys, types
 built = {}
 fake = types.ModuleType("setuptools")
 fake.Extension = lambda name, sources, optional=False, **_: (name, sources, optional)
-fake.setup = lambda **given: built.update({name: [sources, optional] for name, sources, optional in given["ext_modules"]})
+fake.setup = lambda **given: built.update({n: [sources, optional] for n, sources, optional in given["ext_modules"]})
 sys.modules["setuptools"] = fake
 runpy.run_path("setup.py")
 print(json.dumps(built))

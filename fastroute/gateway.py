@@ -44,6 +44,8 @@ HOLD_BYTES: Final = 1 << 20
 HOLD_ERROR_BYTES: Final = 1 << 16
 #: A streamed answer that is no event stream is kept for metering up to this size; beyond it usage is estimated.
 METER_BYTES: Final = 16 << 20
+#: An event up to this size is passed on only when it is whole.
+MAX_EVENT_BYTES: Final = 1 << 20
 #: Bodies larger than this are parsed in a thread.
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
 
@@ -148,7 +150,7 @@ class Gateway:
     async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
         shape: DialectName = ctx.operation.dialect
-        if shape == "openai" and b"x-api-key" in fields:
+        if shape == "openai" and (b"anthropic-version" in fields or b"x-api-key" in fields):
             shape = "anthropic"
         elif b"x-goog-api-key" in fields:
             shape = "gemini"
@@ -321,7 +323,7 @@ class Gateway:
         """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
         ctx.status = exchange.status
         events = ctx.survey.events
-        meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events)
+        meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events, MAX_EVENT_BYTES, events)
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
         broken = ""
@@ -334,6 +336,7 @@ class Gateway:
                 await self._meter_relay(ctx, meter, kept, outcome, whole=False)
                 raise
             broken = _INTERRUPTIONS[ctx.resume()]
+        mid_event = meter.mid_event
         tail = meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
@@ -343,7 +346,7 @@ class Gateway:
         if broken and kept is not None:
             return outcome
         if broken:
-            tail = _error_event(ctx, meter, broken)
+            tail = _error_event(ctx, mid_event, broken)
         await downstream.finish(tail)
         return outcome
 
@@ -520,13 +523,16 @@ def _bad_gateway(failure: UpstreamError) -> GatewayError:
     return GatewayError(502, "upstream_error", failure.message, fault="upstream", retry_safe=not failure.sent)
 
 
-def _error_event(ctx: Context, meter: StreamMeter, message: str) -> bytes:
-    """Return the event that ends a broken stream. An event that was cut in the middle is closed off first."""
+def _error_event(ctx: Context, mid_event: bool, message: str) -> bytes:
+    """Return the event that ends a broken stream; half an event that was held back is forgotten.
+
+    mid_event: an event too long to be held back was cut in the middle. It is closed off first.
+    """
     if ctx.operation.name == "responses":
         event: bytes = ctx.dialect.error_event_responses(502, "upstream_error", message)
     else:
         event = ctx.dialect.error_event(502, "upstream_error", message)
-    return b"\n\n" + event if meter.mid_event else event
+    return b"\n\n" + event if mid_event else event
 
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:

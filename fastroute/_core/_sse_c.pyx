@@ -63,6 +63,7 @@ cdef class StreamMeter:
     cdef readonly bint overflowed
     cdef bint _keep_all
     cdef bint _strip_usage
+    cdef bint _hold_back      # forward whole events only
     cdef bint _skipping       # inside an event that is too long
     cdef bint _lf_pending     # the last blank line ended by CR: a LF now still belongs to it
     cdef bint _dropped        # the last complete event was not forwarded
@@ -78,7 +79,13 @@ cdef class StreamMeter:
         self._tail = NULL
         self._tail_size = self._tail_capacity = 0
 
-    def __init__(self, bint keep_all=False, bint strip_usage=False, Py_ssize_t max_event_bytes=1 << 20):
+    def __init__(
+        self,
+        bint keep_all=False,
+        bint strip_usage=False,
+        Py_ssize_t max_event_bytes=1 << 20,
+        bint whole_events=False,
+    ):
         if max_event_bytes < 1:
             raise ValueError("max_event_bytes must be at least 1")
         self.usage_events = []
@@ -87,6 +94,7 @@ cdef class StreamMeter:
         self.done = self.finished = self.overflowed = False
         self._keep_all = keep_all
         self._strip_usage = strip_usage
+        self._hold_back = strip_usage or whole_events
         self._max_event_bytes = max_event_bytes
         self._skipping = self._lf_pending = self._dropped = self._cr_seen = False
         self._line_empty = True
@@ -100,16 +108,16 @@ cdef class StreamMeter:
     def mid_event(self):
         """Whether the forwarded bytes end inside an event: send a blank line before an event of your own."""
         if self._bom_bytes != BOM_SETTLED:
-            return self._bom_bytes > 0 and not self._strip_usage
-        return self._skipping or (self._tail_size > 0 and not self._strip_usage)
+            return self._bom_bytes > 0 and not self._hold_back
+        return self._skipping or (self._tail_size > 0 and not self._hold_back)
 
     def feed(self, bytes data not None):
-        """Meter the next bytes; return those to forward now (without strip_usage: `data` itself)."""
+        """Meter the next bytes; return those to forward now (`data` itself unless events are held back)."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
         cdef list out
         if n == 0:
             return data
-        if not self._strip_usage:
+        if not self._hold_back:
             self._advance(PyBytes_AS_STRING(data), n, None)
             return data
         out = []
@@ -132,7 +140,7 @@ cdef class StreamMeter:
         tail = PyBytes_FromStringAndSize(self._tail, self._tail_size)
         self._clear_tail()
         drop = self._end_event(PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail), True)
-        return tail if self._strip_usage and not drop else b""
+        return tail if self._hold_back and not drop else b""
 
     cdef int _append(self, const char* s, Py_ssize_t n) except -1:
         """Add to the tail; the callers keep it within max_event_bytes (or a partial BOM)."""

@@ -143,6 +143,8 @@ class StreamMeter:
     strip_usage: hold complete events with `"choices":[]` and usage back from the client; nothing else is
     changed, and only the bytes of the last, still incomplete event wait. Comments inside a removed event go
     with it.
+    whole_events: nothing is removed, but the bytes of the incomplete event wait all the same, so that what was
+    forwarded always ends with a whole event and another one can follow.
     max_event_bytes: a longer event is forwarded, but neither kept nor metered, and sets `overflowed`. Memory
     is bounded by this for the incomplete event, plus 1 (keep_all: 64) payloads and one error payload of that
     size.
@@ -159,6 +161,7 @@ class StreamMeter:
     __slots__ = (
         "_at_start",
         "_dropped",
+        "_hold_back",
         "_keep_all",
         "_lf_pending",
         "_max_event_bytes",
@@ -174,11 +177,18 @@ class StreamMeter:
         "usage_events",
     )
 
-    def __init__(self, keep_all: bool = False, strip_usage: bool = False, max_event_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        keep_all: bool = False,
+        strip_usage: bool = False,
+        max_event_bytes: int = 1 << 20,
+        whole_events: bool = False,
+    ) -> None:
         if max_event_bytes < 1:
             raise ValueError("max_event_bytes must be at least 1")
         self._keep_all = keep_all
         self._strip_usage = strip_usage
+        self._hold_back = strip_usage or whole_events
         self._max_event_bytes = max_event_bytes
         self._at_start = True  # a BOM may still come
         self._tail = bytearray()  # the incomplete event; while skipping: a dot and its last byte
@@ -196,10 +206,10 @@ class StreamMeter:
     @property
     def mid_event(self) -> bool:
         """Whether the forwarded bytes end inside an event: send a blank line before an event of your own."""
-        return self._skipping or (bool(self._tail) and not self._strip_usage)
+        return self._skipping or (bool(self._tail) and not self._hold_back)
 
     def feed(self, data: bytes) -> bytes:
-        """Meter the next bytes; return those to forward now (without strip_usage: `data` itself)."""
+        """Meter the next bytes; return those to forward now (`data` itself unless events are held back)."""
         if not isinstance(data, bytes):
             raise TypeError(f"expected bytes, got {type(data).__name__}")
         if not data:
@@ -210,7 +220,7 @@ class StreamMeter:
             if data[0] == _LF:
                 lead, fresh = b"" if self._dropped else b"\n", data[1:]
         forward = self._advance(fresh)
-        if not self._strip_usage:
+        if not self._hold_back:
             return data
         return lead + forward if lead else forward
 
@@ -225,7 +235,7 @@ class StreamMeter:
             self._skipping = False
             return b""
         drop = self._end_event(tail, plain=False, cut=True)
-        return tail if self._strip_usage and not drop else b""
+        return tail if self._hold_back and not drop else b""
 
     def _advance(self, data: bytes) -> bytes:
         """Meter `data`; return what of it (and of the tail) to forward when stripping."""
@@ -260,7 +270,7 @@ class StreamMeter:
             start = blank[1]
             self._lf_pending = start == len(buf) and buf[-1] == _CR
         edges.append(self._hold(buf, start))
-        if not self._strip_usage:
+        if not self._hold_back:
             return b""
         if edges == [0, len(buf)]:
             return buf

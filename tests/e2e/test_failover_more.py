@@ -117,7 +117,7 @@ def test_a_fault_of_the_first_is_mended_by_the_second(
     record = gateway.records()[-1]
     ends = (record["attempts"], record["status"], record["outcome"], record["provider"], record["usage_source"])
     assert ends == (2, 200, "ok", "second-openai", "provider")
-    assert gateway.in_flight() == 0
+    gateway.wait_idle()
 
 
 @pytest.mark.parametrize(

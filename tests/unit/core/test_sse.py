@@ -284,3 +284,28 @@ def test_bad_arguments(sse: ModuleType) -> None:
     for wrong in (bytearray(b"data: 1\n\n"), "data: 1\n\n", None):
         with pytest.raises(TypeError):
             sse.StreamMeter().feed(wrong)
+
+
+@pytest.mark.parametrize("sse", twins("sse"))
+def test_whole_events_only(sse: ModuleType) -> None:
+    stream = b'data: {"a":1}\n\nevent: x\r\ndata: 2\r\n\r\n: comment\n\ndata: {"usage":{"b":3}}\n\ndata: tail'
+    ends = {0} | {stream.index(part) + len(part) for part in (b"1}\n\n", b"2\r\n\r\n", b"comment\n\n", b"3}}\n\n")}
+    for size in range(1, len(stream) + 1):
+        meter = sse.StreamMeter(whole_events=True)
+        out = b""
+        for at in range(0, len(stream), size):
+            out += meter.feed(stream[at : at + size])
+            # CRLF that is cut in two: the CR ends the event, the LF follows with the next piece.
+            assert len(out) in ends or out.endswith(b"2\r\n\r")
+            assert not meter.mid_event
+        assert out + meter.finish() == stream
+        assert meter.usage_events == [b'{"usage":{"b":3}}']
+
+
+@pytest.mark.parametrize("sse", twins("sse"))
+def test_a_long_event_is_not_held_back(sse: ModuleType) -> None:
+    meter = sse.StreamMeter(whole_events=True, max_event_bytes=10)
+    assert meter.feed(b"data: 1\n\ndata: 23456789") == b"data: 1\n\ndata: 23456789"
+    assert meter.mid_event
+    assert meter.feed(b"0\n\n") == b"0\n\n"
+    assert not meter.mid_event

@@ -21,6 +21,7 @@ from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.operations import Operation, find_operation, guess_dialect
+from fastroute.downstream.pace import BURST_NS, Pace
 from fastroute.downstream.reply import JSON_TYPE, error_reply
 from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
 from fastroute.downstream.watch import Watch
@@ -99,6 +100,7 @@ class Gateway:
         self._wall = clock.wall_ns
         self._id_prefix = id_prefix
         self._loop = loop
+        self._pace = Pace(loop)
 
     async def handle(self, downstream: AsgiDownstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
@@ -361,9 +363,16 @@ class Gateway:
         """Move bytes from the provider to the client until the answer is complete. kept: None for an event stream."""
         data = ctx.first
         ctx.first = b""
+        sent_ns = 0
         while True:
             if data:
                 ctx.progress += 1
+                now = self._now()
+                if now - sent_ns < BURST_NS and not exchange.complete:
+                    await self._pace.tick()
+                    now = self._now()
+                    data += exchange.read()
+                sent_ns = now
                 ctx.response_bytes += len(data)
                 if kept is None:
                     data = meter.feed(data)

@@ -237,12 +237,12 @@ class Gateway:
         return str(self.config["server"]["state_dir"])
 
     def records(self) -> list[Json]:
-        """Return every request settled so far, one dict per row of the ledger, in the order of their ids."""
+        """Return every request settled so far, one dict per row of the ledger, in the order they came."""
         path = os.path.join(self.state_dir, LEDGER_FILE)
         wait_until(lambda: _ingested(path, journal_directory(self.state_dir)))
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM records ORDER BY id")]
+            return [dict(row) for row in connection.execute("SELECT * FROM records ORDER BY at_ns, id")]
 
     def in_flight(self) -> int:
         """Return how many attempts are under way, over all endpoints and workers."""

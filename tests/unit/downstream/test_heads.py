@@ -1,0 +1,86 @@
+"""Heads are recognised exactly, and only those that were let in are remembered."""
+
+import pytest
+
+from fastroute.auth.keys import KeyTable, digest
+from fastroute.downstream.heads import MAX_KNOWN_HEADS, HeadReader
+from fastroute.errors import GatewayError
+from fastroute.interfaces import Header, Principal
+from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
+
+ALICE, BOB = Principal("alice", "a"), Principal("bob", "b")
+
+
+def reader() -> HeadReader:
+    keys = KeyTable({digest(b"sk-alice"): ALICE, digest(b"sk-bob"): BOB})
+    return HeadReader(keys, REQUEST_DROP, OUR_FIELDS, 100, 32_768)
+
+
+def head(key: bytes = b"sk-alice", *more: Header, length: bytes = b"5") -> list[Header]:
+    return [(b"host", b"h"), (b"authorization", b"Bearer " + key), *more, (b"content-length", length)]
+
+
+def test_the_second_time_is_the_same_as_the_first() -> None:
+    heads = reader()
+    first = heads.read(head(b"sk-alice", (b"user-agent", b"x")), b"")
+    again = heads.read(head(b"sk-alice", (b"user-agent", b"x"), length=b"77"), b"")
+    assert again[0] is first[0]
+    assert (first[1], again[1]) == (5, 77)
+    assert first[0].lines == b"user-agent: x\r\n"
+    assert first[0].principal is ALICE
+
+
+def test_one_byte_makes_another_head() -> None:
+    heads = reader()
+    assert heads.read(head(b"sk-alice"), b"")[0].principal is ALICE
+    assert heads.read(head(b"sk-bob"), b"")[0].principal is BOB
+    for key in (b"sk-alic", b"sk-alicee", b"sk-Alice"):
+        with pytest.raises(GatewayError) as caught:
+            heads.read(head(key), b"")
+        assert caught.value.status == 401
+
+
+def test_the_same_bytes_cut_differently_are_another_head() -> None:
+    heads = reader()
+    first = heads.read([*head(), (b"a", b"bc")], b"")[0]
+    second = heads.read([*head(), (b"ab", b"c")], b"")[0]
+    assert (first.lines, second.lines) == (b"a: bc\r\n", b"ab: c\r\n")
+
+
+def test_a_key_in_the_query_is_read_every_time() -> None:
+    heads = reader()
+    fields = [(b"host", b"h"), (b"content-length", b"5")]
+    assert heads.read(fields, b"key=sk-alice")[0].principal is ALICE
+    assert heads.read(fields, b"key=sk-bob")[0].principal is BOB
+    with pytest.raises(GatewayError):
+        heads.read(fields, b"")
+
+
+def test_what_is_addressed_to_us_is_not_remembered() -> None:
+    heads = reader()
+    for field in (b"x-request-id", b"x-fastroute-provider", b"x-fastroute-unheard-of", b"connection"):
+        assert heads.read(head(b"sk-alice", (field, b"v")), b"")[0].ours
+    assert not heads._known
+
+
+def test_memory_is_bounded() -> None:
+    heads = reader()
+    for number in range(2 * MAX_KNOWN_HEADS + 10):
+        heads.read(head(b"sk-alice", (b"traceparent", b"%d" % number)), b"")
+    assert len(heads._known) <= MAX_KNOWN_HEADS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"5")],
+        [(b"transfer-encoding", b"gzip, chunked")],
+    ],
+)
+def test_ambiguous_framing_is_refused_even_in_a_known_head(fields: list[Header]) -> None:
+    heads = reader()
+    heads.read(head(), b"")
+    with pytest.raises(GatewayError) as caught:
+        heads.read([*head(), *fields], b"")
+    assert caught.value.status == 400

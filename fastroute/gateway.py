@@ -329,8 +329,9 @@ class Gateway:
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
         broken = ""
+        last = b""
         try:
-            await self._pump(downstream, ctx, exchange, meter, kept)
+            last = await self._pump(downstream, ctx, exchange, meter, kept)
         except UpstreamError as error:
             broken = error.message
         except asyncio.CancelledError:
@@ -339,7 +340,7 @@ class Gateway:
                 raise
             broken = _INTERRUPTIONS[ctx.resume()]
         mid_event = meter.mid_event
-        tail = meter.finish()
+        tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
             outcome = classify.STREAM_BROKEN
@@ -359,34 +360,43 @@ class Gateway:
         exchange: Exchange,
         meter: StreamMeter,
         kept: list[bytes] | None,
-    ) -> None:
-        """Move bytes from the provider to the client until the answer is complete. kept: None for an event stream."""
-        data = ctx.first
+    ) -> bytes:
+        """Move bytes from the provider to the client until the answer is complete; return the last of them, unsent.
+
+        They wait for the record: a client that knows its answer's length has it whole with the last byte.
+        kept: None for an event stream.
+        """
+        data = ctx.first + exchange.read()
+        complete = exchange.complete
         ctx.first = b""
         sent_ns = 0
         while True:
             if data:
                 ctx.progress += 1
                 now = self._now()
-                if now - sent_ns < BURST_NS and not exchange.complete:
+                if now - sent_ns < BURST_NS and not complete:
                     await self._pace.tick()
                     now = self._now()
                     data += exchange.read()
+                    complete = exchange.complete
                 sent_ns = now
                 ctx.response_bytes += len(data)
                 if kept is None:
                     data = meter.feed(data)
                 elif ctx.response_bytes <= METER_BYTES:
                     kept.append(data)
+                if complete:
+                    return data
                 if data:
                     ctx.phase = SEND
                     await downstream.send(data)
                     ctx.phase = STREAM
-            elif exchange.complete:
-                return
+            elif complete:
+                return b""
             else:
                 await exchange.wait()
             data = exchange.read()
+            complete = exchange.complete
 
     async def _meter_json(self, ctx: Context, body: bytes) -> None:
         if len(body) <= PARSE_IN_THREAD_BYTES:

@@ -1,8 +1,8 @@
 """Pacing of fast streams: pieces that come within a millisecond of each other leave together.
 
-A model's tokens are some ten milliseconds apart and are passed on at once. A provider that sends faster than that - from
-a cache, or after a stall - would cost a wake-up, a metering call and a send for every piece; waiting for up to one tick
-turns a burst into a few of each. One timer serves all streams of a worker.
+A model's tokens are some ten milliseconds apart and are passed on at once. A provider that sends faster than that -
+from a cache, or after a stall - would cost a wake-up, a metering call and a send for every piece; waiting for up to one
+tick turns a burst into a few of each. One timer serves all streams of a worker.
 """
 
 import asyncio

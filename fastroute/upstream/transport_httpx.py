@@ -25,6 +25,7 @@ class HttpxExchange:
         self.headers = _end_to_end(response)
         length = response.headers.get("content-length", "")
         self.length = int(length) if length.isdigit() else -1
+        self._left = self.length
         self.complete = self.length == 0 or self.status in (204, 304)
 
     def read(self) -> bytes:
@@ -34,10 +35,18 @@ class HttpxExchange:
 
     async def wait(self) -> None:
         """Fetch the next piece. Raises UpstreamError."""
+        self._data = await self._next()
+        self._left -= len(self._data)
+        if self._left == 0 and not self.complete:
+            # The end is known with the last byte, and httpx wants to hear of it to use the connection again.
+            self._data += await self._next()
+
+    async def _next(self) -> bytes:
         try:
-            self._data = await anext(self._chunks)
+            return await anext(self._chunks)
         except StopAsyncIteration:
             self.complete = True
+            return b""
         except httpx.HTTPError as error:
             raise _mapped(error) from None
 

@@ -5,6 +5,7 @@ the listening sockets. Those stay open when a worker dies, so that connections w
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -167,6 +168,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.close(self._life_write)
+            prefer_throughput()
             # A listener is gone only when the last process that holds it has let it go.
             if child.slot == _CONTROL:
                 self._inherited.data_socket.close()
@@ -216,6 +218,17 @@ class Supervisor:
                     child.pid = 0
                 return 1
             self._wait(min(1.0, end_s - _now_s()))
+
+
+def prefer_throughput() -> None:
+    """Tell the kernel that threads of this process need not preempt each other when they wake up.
+
+    A request crosses threads several times; each crossing that preempts the thread it came from is a context switch
+    more. Needs no privilege; where it is refused, or not Linux, things stay as they are.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _now_s() -> float:

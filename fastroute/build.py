@@ -8,18 +8,25 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
+from fastroute._core.attempts import Attempts, Policy
+from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
 from fastroute.auth.keys import KeyTable, digest, model_pattern
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
 from fastroute.config.patterns import is_pattern, matches
-from fastroute.config.schema import Auth, Config, Model, Price, Provider, ProviderKey
+from fastroute.config.schema import Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
 from fastroute.downstream.heads import HeadReader
+from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
-from fastroute.interfaces import DialectName, Header, Principal, Strategy
-from fastroute.routing.table import Route, RouteTable, Tier
+from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
+from fastroute.routing.pool import Pool
+from fastroute.routing.rules import compile_rules
+from fastroute.routing.table import Route, RouteTable
+from fastroute.routing.tenants import compile_tenants
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
@@ -32,9 +39,6 @@ DIALECTS: Final[dict[DialectName, ModuleType]] = {"openai": openai, "anthropic":
 
 #: The echo provider speaks all dialects.
 _ALL: Final[tuple[DialectName, ...]] = ("openai", "anthropic", "gemini")
-
-#: Used when a strategy of the configuration is not in this version; `serve` has said so.
-_DEFAULT_STRATEGY: Final = "p2c"
 
 
 class Surroundings(NamedTuple):
@@ -72,6 +76,7 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
     transports = {provider.id: transport for provider, transport in _transports(config, around)}
     specs = endpoint_specs(config)
     endpoints = tuple(_endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs))
+    routes = _Routes(config, specs, endpoints, around).table()
     return Snapshot(
         generation=generation,
         heads=HeadReader(
@@ -81,14 +86,48 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
             config.server.limits.max_headers,
             config.server.limits.max_header_bytes,
         ),
-        routes=_Routes(config, specs, endpoints, around).table(),
+        routes=routes,
+        planner=_planner(config, routes),
+        attempts=build_attempts(config, around.segment),
         endpoints=endpoints,
-        cards=tuple(_card(spec.model.price) for spec in specs),
         transports=tuple(transports.values()),
         dialects=DIALECTS,
         classifier=Classifier(frozenset(config.routing.retry.on_status)),
         max_attempts=config.routing.retry.max_attempts,
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
+    )
+
+
+def build_attempts(config: Config, segment: Segment) -> Attempts:
+    """Return the admission to endpoints, by the breaker of the configuration."""
+    breaker = config.routing.breaker
+    policy = Policy(
+        failure_threshold=breaker.failure_threshold,
+        success_threshold=breaker.success_threshold,
+        timeout_ms=breaker.timeout_ms,
+        half_open_max_calls=breaker.half_open_max_calls,
+        failure_rate=breaker.failure_rate,
+        min_requests=breaker.min_requests,
+        window_ms=breaker.window_ms,
+        max_timeout_ms=max(breaker.timeout_ms, breaker.max_timeout_ms),
+        slow_start_ms=breaker.slow_start_ms,
+        decay_ms=config.routing.options.ewma_decay_ms,
+    )
+    return Attempts(segment, policy)
+
+
+def _planner(config: Config, routes: RouteTable) -> Planner:
+    providers = provider_numbers(config)
+    breaker = config.routing.breaker
+    return Planner(
+        routes,
+        compile_rules(config, routes.names),
+        compile_tenants(config, providers),
+        providers,
+        region_numbers(config),
+        panic_percent=breaker.panic_percent,
+        panic_min=breaker.panic_min_endpoints,
+        slow_start_ms=breaker.slow_start_ms,
     )
 
 
@@ -149,6 +188,7 @@ def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> E
         include_usage=bool(provider.include_usage),
         timeouts=provider.timeouts or config.routing.timeouts,
         transport=transport,
+        card=_card(model.price),
     )
 
 
@@ -176,9 +216,11 @@ class _Routes:
     ) -> None:
         self._config = config
         self._specs = specs
+        self._endpoints = endpoints
         self._around = around
-        self._weights = [endpoint.weight for endpoint in endpoints]
         self._by_route = {route.model: route for route in config.routes}
+        self._providers = provider_numbers(config)
+        self._regions = region_numbers(config)
 
     def table(self) -> RouteTable:
         names = list(dict.fromkeys(spec.model.name for spec in self._specs))
@@ -206,40 +248,102 @@ class _Routes:
     def _route(self, listed: str, name: str) -> Route:
         """Return the route of a model listed as `listed` and called `name` ("" where the client's name stays)."""
         wanted = self._by_route.get(listed)
-        strategy_name = (wanted.strategy if wanted else None) or self._config.routing.strategy
-        tiers: dict[DialectName, tuple[Tier, ...]] = {}
+        pools: dict[DialectName, Pool] = {}
         for dialect in _ALL:
-            groups = self._groups(listed, dialect, wanted.tiers if wanted else None)
-            if groups:
-                tiers[dialect] = tuple(Tier(group, self._strategy(strategy_name)) for group in groups)
-        return Route(name, self._strategy(strategy_name).name, tiers)
+            pool = self._pool(listed, dialect, wanted.tiers if wanted else None)
+            if pool is not None:
+                pools[dialect] = pool
+        return Route(
+            name,
+            (wanted.strategy if wanted else None) or self._config.routing.strategy,
+            pools,
+            steps(wanted.fallbacks) if wanted else (),
+            steps(wanted.on_context_window) if wanted else (),
+            steps(wanted.on_content_policy) if wanted else (),
+        )
 
-    def _groups(
-        self, listed: str, dialect: DialectName, tiers: tuple[tuple[str, ...], ...] | None
-    ) -> list[tuple[int, ...]]:
-        """Return endpoint positions per tier; endpoints of weight 0 are draining and get nothing."""
-        serving = [
-            (position, spec.provider.id)
-            for position, spec in enumerate(self._specs)
-            if spec.dialect == dialect and self._serves(spec.model.name, listed)
+    def _pool(self, listed: str, dialect: DialectName, tiers: tuple[tuple[str, ...], ...] | None) -> Pool | None:
+        """Return the pool of a model in one dialect, None if nobody serves it there."""
+        ranks = {provider: rank for rank, tier in enumerate(tiers) for provider in tier} if tiers is not None else None
+        places = [
+            at
+            for at, spec in enumerate(self._specs)
+            if spec.dialect == dialect
+            and self._serves(spec.model.name, listed)
+            and (ranks is None or spec.provider.id in ranks)
         ]
-        if not serving:
-            return []
-        wanted = tiers if tiers is not None else (tuple({provider for _, provider in serving}),)
-        groups = [
-            tuple(position for position, provider in serving if provider in tier and self._weights[position])
-            for tier in wanted
-        ]
-        return [group for group in groups if group] or [()]
+        if not places:
+            return None
+        specs = [self._specs[at] for at in places]
+        endpoints = tuple(self._endpoints[at] for at in places)
+        candidates = Candidates(
+            self._around.segment,
+            [endpoint.index for endpoint in endpoints],
+            [float(endpoint.weight) for endpoint in endpoints],
+            ranks=[ranks[spec.provider.id] if ranks is not None else 0 for spec in specs],
+            providers=[self._providers[spec.provider.id] for spec in specs],
+            regions=[self._regions.get(spec.provider.region, 0) for spec in specs],
+            capabilities=[_capabilities(spec.model) for spec in specs],
+            context_windows=[spec.model.context_window or 0 for spec in specs],
+            max_outputs=[spec.model.max_output_tokens or 0 for spec in specs],
+            input_prices=[_price(endpoint.card, "input") for endpoint in endpoints],
+            output_prices=[_price(endpoint.card, "output") for endpoint in endpoints],
+            half_open_max_calls=self._config.routing.breaker.half_open_max_calls,
+        )
+        info = PoolInfo(
+            self._around.segment,
+            tuple(endpoint.index for endpoint in endpoints),
+            tuple(float(endpoint.weight) for endpoint in endpoints),
+            tuple(endpoint.id for endpoint in endpoints),
+            tuple(_prices(endpoint.card) for endpoint in endpoints),
+            self._around.random_bits,
+            self._config.routing.options,
+        )
+        models = [spec.model for spec in specs]
+        return Pool(
+            listed,
+            dialect,
+            endpoints,
+            candidates,
+            info,
+            _make_strategy,
+            limited=any(m.context_window or m.max_output_tokens or m.capabilities != Capabilities() for m in models),
+            blind=any(not m.capabilities.vision for m in models),
+        )
 
     def _serves(self, model: str, listed: str) -> bool:
         if model == listed:
             return True
         return listed in self._by_route and is_pattern(model) and matches(model, listed)
 
-    def _strategy(self, name: str) -> Strategy:
-        try:
-            factory = find_strategy(name)
-        except KeyError:
-            factory = find_strategy(_DEFAULT_STRATEGY)
-        return factory(self._weights, self._around.segment, self._around.random_bits)
+
+def provider_numbers(config: Config) -> dict[str, int]:
+    """Return the place of each provider in the orders that rules and tenants are compiled to."""
+    return {provider.id: number for number, provider in enumerate(config.providers)}
+
+
+def region_numbers(config: Config) -> dict[str, int]:
+    """Return a bit for each region that a provider is in; bit 0 is no region."""
+    regions = dict.fromkeys(provider.region for provider in config.providers if provider.region)
+    return {region: number for number, region in enumerate(regions, 1)}
+
+
+def _capabilities(model: Model) -> int:
+    can = model.capabilities
+    return can.stream * CAPABILITY_STREAM | can.tools * CAPABILITY_TOOLS | can.vision * CAPABILITY_VISION
+
+
+def _price(card: PriceCard | None, part: str) -> int:
+    """Return a price in pico-USD per token, -1 if it is unknown."""
+    price = getattr(card, part) if card is not None else None
+    return -1 if price is None else int(price)
+
+
+def _prices(card: PriceCard | None) -> tuple[int, int, int] | None:
+    if card is None or card.output is None:
+        return None
+    return card.input, card.cache_read, card.output
+
+
+def _make_strategy(name: str, info: PoolInfo) -> Strategy:
+    return find_strategy(name)(info)

@@ -16,6 +16,7 @@ CONNECT: Final = "connect"
 FIRST_BYTE: Final = "first_byte"
 STREAM: Final = "stream"
 SEND: Final = "send"
+WAIT: Final = "wait"
 
 # Why the watch interrupted a request.
 TOTAL: Final = "total"
@@ -30,6 +31,8 @@ class Context:
     compares it instead of reading the clock at every chunk. `limit_ns` is how long it may stand still in `phase`.
     `called` is the model as the client named it, `model` the route it stands for. `admitted`: the request has a route
     and will leave a record; `settled`: it has left it. `first`: bytes of the answer that were read but not passed on.
+    `prompt_span`: where the conversation stands in the body. `retry_after_ms`: the least that a provider asked for, -1
+    if none did.
     """
 
     __slots__ = (
@@ -38,34 +41,39 @@ class Context:
         "attempts",
         "body",
         "called",
+        "cost_nano_usd",
         "deadline_ns",
         "departure",
         "dialect",
         "downstream",
         "endpoint",
         "error",
-        "exclude",
         "first",
         "first_byte_ns",
+        "has_tools",
         "head_lines",
         "headers",
         "interrupted",
         "limit_ns",
         "marked_ns",
+        "max_tokens",
         "model",
         "model_end",
         "model_start",
-        "only_provider",
         "operation",
         "outcome",
         "phase",
+        "plan",
         "principal",
         "progress",
+        "prompt_span",
+        "prompt_tokens",
         "query",
         "record_id",
         "request_bytes",
         "request_id",
         "response_bytes",
+        "retry_after_ms",
         "scan",
         "seen_progress",
         "settled",
@@ -78,6 +86,8 @@ class Context:
         "upstream_ns",
         "usage",
         "usage_source",
+        "user",
+        "wishes",
     )
 
     def __init__(
@@ -112,8 +122,15 @@ class Context:
         self.model_start = 0
         self.model_end = 0
         self.stream = False
-        self.only_provider: str | None = None
-        self.exclude: frozenset[str] = frozenset()
+        self.wishes: Any = None
+        self.plan: Any = None
+        self.user = b""
+        self.max_tokens = 0
+        self.has_tools = False
+        self.prompt_span = (0, 0)
+        self.prompt_tokens = 0
+        self.retry_after_ms = -1
+        self.cost_nano_usd = -1
         self.endpoint: Any = None
         self.attempts = 0
         self.status = 0

@@ -5,36 +5,38 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from fastroute._core.counters import Segment
+from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
-from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context, Header
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.operations import Operation, find_operation, guess_dialect
 from fastroute.downstream.pace import BURST_NS, Pace
-from fastroute.downstream.reply import JSON_TYPE, error_reply
+from fastroute.downstream.reply import JSON_TYPE, error_reply, with_retry_after
 from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
 from fastroute.downstream.watch import Watch
+from fastroute.downstream.wishes import NO_WISHES, read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
-from fastroute.interfaces import DialectName, Exchange, Record
+from fastroute.interfaces import DialectName, Exchange, Record, Result
 from fastroute.load.inflight import Permit
 from fastroute.routing.listing import model_document
-from fastroute.routing.table import Route, Tier, unknown_model
+from fastroute.routing.plan import Plan
+from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import QUERY_DROP, REQUEST_DROP, without_connection_fields
+from fastroute.upstream.survey import Survey, survey
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -49,18 +51,12 @@ METER_BYTES: Final = 16 << 20
 MAX_EVENT_BYTES: Final = 1 << 20
 #: Bodies larger than this are parsed in a thread.
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
+#: This many tokens of prompt, or of an answer in one piece, take about as long as a first token without either. Times
+#: are divided by it, so that endpoints are compared and not the requests that they happened to get.
+PROMPT_TOKENS_PER_UNIT: Final = 4000.0
+OUTPUT_TOKENS_PER_UNIT: Final = 25.0
 
-_EVENT_STREAM: Final = b"text/event-stream"
-_EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
-
-
-class Survey(NamedTuple):
-    """What the header fields of an answer say that matters here."""
-
-    events: bool
-    has_request_id: bool
 
 
 class Held(NamedTuple):
@@ -81,8 +77,8 @@ class Gateway:
         self,
         *,
         snapshot: Snapshot,
+        random_bits: Callable[[], int],
         reader: RequestReader,
-        segment: Segment,
         worker: int,
         journal: JournalWriter,
         watch: Watch,
@@ -91,8 +87,8 @@ class Gateway:
         id_prefix: str,
     ) -> None:
         self.snapshot = snapshot
+        self._random_bits = random_bits
         self._reader = reader
-        self._segment = segment
         self._worker = worker
         self._journal = journal
         self._watch = watch
@@ -127,6 +123,7 @@ class Gateway:
             head, length = snapshot.heads.read(downstream.headers, downstream.query)
             ctx.principal = head.principal
             ctx.head_lines = head.lines
+            ctx.wishes = NO_WISHES
             if head.ours:
                 _read_our_fields(ctx, head.fields)
             if operation.name == "models":
@@ -164,67 +161,145 @@ class Gateway:
 
     async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route) -> None:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
-        tiers = route.tiers[ctx.operation.dialect]
-        tried: list[int] = []
+        plan = snapshot.planner.plan(ctx, route)
+        ctx.plan = plan
+        snapshot.retry_budget.deposit(ctx.started_ns // 1_000_000)
         held: Held | None = None
         failure: UpstreamError | None = None
+        outcome = classify.CANCELLED
         while ctx.attempts < snapshot.max_attempts:
-            position = _choose(tiers, tried, ctx, snapshot)
-            if position < 0:
+            permit = self._choose(ctx, plan, snapshot)
+            if permit is None:
+                if await self._revisit(ctx, plan, snapshot, outcome):
+                    continue
                 break
-            tried.append(position)
-            endpoint = snapshot.endpoints[position]
-            ctx.endpoint = endpoint
-            ctx.attempts += 1
-            permit = Permit(self._segment, self._worker, endpoint.index)
+            endpoint: Endpoint = ctx.endpoint
             exchange: Exchange | None = None
+            answer: Held | None = None
             outcome = classify.CANCELLED
             try:
-                request, strip = _encode(ctx, endpoint)
+                request, strip = _encode(ctx, endpoint, plan.model)
                 exchange, outcome, failure = await self._send(request, endpoint, ctx, snapshot)
-                if exchange is None:
-                    continue
-                if outcome.retryable and self._may_retry(tiers, tried, ctx):
-                    held = await self._hold(exchange, ctx, outcome) or held
-                    continue
-                if _is_held(ctx, exchange):
+                if exchange is not None and exchange.status >= 400:
+                    answer, failure = await self._hold(exchange, ctx, snapshot)
+                    if answer is not None:
+                        held = answer
+                        outcome = answer.outcome
+                    elif failure is not None:
+                        outcome = snapshot.classifier.transport(failure.kind)
+                elif exchange is not None and _is_held(ctx, exchange):
                     body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
+                    if body is not None:
+                        await self._answer(downstream, ctx, exchange, body, outcome)
+                        return
                     if failure is not None:
                         outcome = snapshot.classifier.transport(failure.kind)
-                        continue
-                    if body is not None:
-                        await self._answer(downstream, ctx, exchange, route, body, outcome)
-                        return
-                outcome = await self._relay(downstream, ctx, exchange, route, strip, outcome)
-                if not downstream.finished:
-                    # Not an event stream: nothing that could be appended would be true. Cutting the connection is.
-                    raise AnswerCutError
-                return
+                if exchange is not None and answer is None and failure is None:
+                    permit.first_token(plan.prefill_work)
+                    outcome = await self._relay(downstream, ctx, exchange, strip, outcome)
+                    if not downstream.finished:
+                        # Not an event stream: nothing that could be appended would be true. Cutting it off is.
+                        raise AnswerCutError
+                    return
             finally:
-                permit.release(outcome.blames)
-                ctx.outcome = outcome.name
+                self._record(ctx, plan, permit, outcome)
                 if exchange is not None:
                     exchange.close()
+            if not self._goes_on(ctx, plan, snapshot, outcome):
+                break
         if held is not None:
             ctx.endpoint = held.endpoint
             ctx.survey = held.survey
-            await self._answer(downstream, ctx, held, route, held.body, held.outcome)
+            await self._answer(downstream, ctx, held, held.body, held.outcome)
         elif failure is not None:
             raise _bad_gateway(failure)
         else:
-            raise GatewayError(
-                503,
-                "no_healthy_provider",
-                "no provider is available for this model",
-                retry_after_s=1,
-                fault="gateway",
-                retry_safe=True,
-            )
+            raise plan.refusal or _nobody()
 
-    def _may_retry(self, tiers: tuple[Tier, ...], tried: list[int], ctx: Context) -> bool:
-        if ctx.attempts >= ctx.snapshot.max_attempts:
+    def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Permit | None:
+        """Admit the request to an endpoint, `ctx.endpoint`; None when nobody along the plan is left."""
+        planner = snapshot.planner
+        attempts = snapshot.attempts
+        while True:
+            now_ms = self._now() // 1_000_000
+            position = planner.choose(plan, now_ms)
+            if position < 0:
+                if plan.refusal is None:
+                    plan.refusal = planner.refuse(plan, now_ms)
+                if not planner.advance(plan, ctx):
+                    return None
+                continue
+            plan.tried.append(position)
+            endpoint: Endpoint = plan.pool.endpoints[position]
+            enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
+            ticket = enter(self._worker, endpoint.index, plan.work, now_ms)
+            if ticket < 0:
+                # Another worker was faster to take the last probe.
+                continue
+            plan.position = position
+            plan.sent_ns = now_ms * 1_000_000
+            ctx.endpoint = endpoint
+            ctx.attempts += 1
+            ctx.first_byte_ns = -1
+            return Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
+
+    def _goes_on(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
+        """Whether an attempt that ended so may be followed by another; turns the plan to where that may be."""
+        if outcome.kind == "context_window" or outcome.kind == "content_policy":
+            route = plan.route
+            chain = route.on_context_window if outcome.kind == "context_window" else route.on_content_policy
+            if chain and not plan.diverted:
+                plan.diverted = True
+                snapshot.planner.divert(plan, chain)
+                return snapshot.planner.advance(plan, ctx)
+        if not outcome.retryable or ctx.attempts >= snapshot.max_attempts:
             return False
-        return any(_candidates(tier, tried, ctx, ctx.snapshot) for tier in tiers)
+        if outcome.killer:
+            plan.killed += 1
+            if plan.killed >= snapshot.max_replicas:
+                return False
+        now_ms = self._now() // 1_000_000
+        return now_ms * 1_000_000 < ctx.deadline_ns and snapshot.retry_budget.withdraw(now_ms)
+
+    async def _revisit(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
+        """Wait until endpoints that have failed may be tried again; False if that makes no sense.
+
+        Only faults of an endpoint are waited out. Who is over a rate limit tells its client when to come back.
+        """
+        if not ctx.attempts or outcome.verdict != FAILED or not outcome.retryable or plan.revisited == ctx.attempts:
+            return False
+        plan.revisited = ctx.attempts
+        wait_ns = snapshot.backoff.delay_ms(ctx.attempts, self._random_bits()) * 1_000_000
+        if self._now() + wait_ns >= ctx.deadline_ns:
+            return False
+        ctx.enter(WAIT, 0)
+        await asyncio.sleep(wait_ns / 1e9)
+        plan.tried.clear()
+        return True
+
+    def _record(self, ctx: Context, plan: Plan, permit: Permit, outcome: Outcome) -> None:
+        """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
+        ctx.outcome = outcome.name
+        now_ns = self._now()
+        ttft_ms = (ctx.first_byte_ns - plan.sent_ns) / 1e6 if ctx.first_byte_ns >= 0 else -1.0
+        total_ms = (now_ns - plan.sent_ns) / 1e6
+        output_tokens = ctx.usage.total_output
+        cost_ms = -1.0
+        if outcome.verdict == OK:
+            # What an answer takes grows with its prompt and, where it came in one piece, with its own length.
+            scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT
+            if not ctx.survey.events:
+                scale += output_tokens / OUTPUT_TOKENS_PER_UNIT
+            cost_ms = ttft_ms / scale
+        elif outcome.verdict == NEUTRAL:
+            cost_ms = total_ms if ctx.first_byte_ns < 0 else -1.0
+        hint_ms = max(0, outcome.hint_ms)
+        permit.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        if ctx.usage_source == "provider":
+            plan.pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
+        if plan.chooser.learns:
+            result = Result(outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, output_tokens)
+            plan.chooser.strategy.observe(plan.position, plan.ask, result)
 
     async def _send(
         self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
@@ -241,7 +316,7 @@ class Gateway:
             while not ctx.first and not exchange.complete:
                 await exchange.wait()
                 ctx.first = exchange.read()
-            ctx.survey = _survey(exchange.headers, ctx.first)
+            ctx.survey = survey(exchange.headers, ctx.first)
         except UpstreamError as error:
             _close(exchange)
             return None, snapshot.classifier.transport(error.kind), error
@@ -285,12 +360,20 @@ class Gateway:
             return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
         return b"".join(pieces), None
 
-    async def _hold(self, exchange: Exchange, ctx: Context, outcome: Outcome) -> "Held | None":
-        """Keep an error answer that another attempt may make unnecessary; None if it is too large or breaks off."""
-        body, _ = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+    async def _hold(
+        self, exchange: Exchange, ctx: Context, snapshot: Snapshot
+    ) -> tuple["Held | None", UpstreamError | None]:
+        """Read an error answer, which another attempt may make unnecessary, and judge it.
+
+        (None, None): it is too large to be held. (None, failure): it broke off.
+        """
+        body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
         if body is None:
-            return None
-        return Held(exchange.status, exchange.headers, body, outcome, ctx.endpoint, ctx.survey)
+            return None, failure
+        outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
+        if outcome.hint_ms >= 0:
+            ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
+        return Held(exchange.status, exchange.headers, body, outcome, ctx.endpoint, ctx.survey), None
 
     # --- answering
 
@@ -299,7 +382,6 @@ class Gateway:
         downstream: AsgiDownstream,
         ctx: Context,
         exchange: Exchange | Held,
-        route: Route,
         body: bytes,
         outcome: Outcome,
     ) -> None:
@@ -308,7 +390,7 @@ class Gateway:
         ctx.response_bytes = len(body)
         if outcome.name == "ok" and ctx.operation.metered:
             await self._meter_json(ctx, body)
-        headers = self._reply_headers(ctx, exchange, route)
+        headers = self._reply_headers(ctx, exchange)
         ctx.outcome = outcome.name
         self._settle(ctx)
         await downstream.respond(exchange.status, headers, body)
@@ -318,7 +400,6 @@ class Gateway:
         downstream: AsgiDownstream,
         ctx: Context,
         exchange: Exchange,
-        route: Route,
         strip: bool,
         outcome: Outcome,
     ) -> Outcome:
@@ -327,7 +408,7 @@ class Gateway:
         events = ctx.survey.events
         meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events, MAX_EVENT_BYTES, events)
         kept: list[bytes] | None = None if events else []
-        await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
+        await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
         broken = ""
         last = b""
         try:
@@ -428,20 +509,26 @@ class Gateway:
             ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
             ctx.usage_source = "estimated"
 
-    def _reply_headers(self, ctx: Context, exchange: Exchange | Held, route: Route) -> list[Header]:
+    def _reply_headers(self, ctx: Context, exchange: Exchange | Held) -> list[Header]:
         endpoint: Endpoint = ctx.endpoint
+        plan: Plan = ctx.plan
         # The provider's id is what its support asks for; ours stands beside it.
         own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
         overhead_us = (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000
-        return [
+        headers = [
             *exchange.headers,
             endpoint.reply_header,
-            route.model_header or (b"x-fastroute-model", ctx.model.encode()),
+            plan.route.model_header or (b"x-fastroute-model", plan.model.encode()),
             _ATTEMPTS[ctx.attempts],
-            route.strategy_header,
+            plan.chooser.header,
             (b"x-fastroute-overhead-us", b"%d" % overhead_us),
             (own, ctx.request_id.encode()),
         ]
+        if plan.decision.header_value:
+            headers.append((b"x-fastroute-rule", plan.decision.header_value))
+        if ctx.retry_after_ms >= 0 and exchange.status >= 400:
+            return with_retry_after(headers, ctx.retry_after_ms)
+        return headers
 
     # --- ends
 
@@ -486,7 +573,8 @@ class Gateway:
         usage = ctx.usage
         cost: int | None = 0
         if ctx.usage_source != "none":
-            cost = cost_nano_usd(ctx.snapshot.cards[endpoint.index] if endpoint is not None else None, usage)
+            cost = cost_nano_usd(endpoint.card if endpoint is not None else None, usage)
+            ctx.cost_nano_usd = -1 if cost is None else cost
         self._journal.append(
             Record(
                 ctx.record_id,
@@ -499,7 +587,7 @@ class Gateway:
                 ctx.model,
                 endpoint.provider if endpoint is not None else "",
                 endpoint.id if endpoint is not None else "",
-                endpoint.upstream_name(ctx.model) if endpoint is not None else "",
+                endpoint.upstream_name(ctx.plan.model) if endpoint is not None else "",
                 ctx.stream,
                 ctx.status,
                 ctx.outcome,
@@ -512,6 +600,8 @@ class Gateway:
                 (self._now() - ctx.started_ns) // 1000,
                 ctx.request_bytes,
                 ctx.response_bytes,
+                ctx.plan.chooser.name if ctx.plan is not None else "",
+                ctx.plan.decision.header_value.decode() if ctx.plan is not None else "",
             )
         )
 
@@ -532,6 +622,17 @@ _REFUSALS: Final = {
         503, "shutting_down", "the gateway is shutting down", retry_after_s=1, fault="gateway", retry_safe=True
     ),
 }
+
+
+def _nobody() -> GatewayError:
+    return GatewayError(
+        503,
+        "no_healthy_provider",
+        "no provider is available for this model",
+        retry_after_s=1,
+        fault="gateway",
+        retry_safe=True,
+    )
 
 
 def _bad_gateway(failure: UpstreamError) -> GatewayError:
@@ -556,21 +657,18 @@ def _error_event(ctx: Context, mid_event: bool, message: str) -> bytes:
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:
     """Read what the caller asks of us in header fields, and take them out of what goes upstream."""
-    for name, value in fields.items():
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            ctx.request_id = value.decode()
-        elif name == b"x-fastroute-provider":
-            ctx.only_provider = value.decode(errors="replace")
-        elif name == b"x-fastroute-exclude":
-            ctx.exclude = frozenset(part.strip() for part in value.decode(errors="replace").split(","))
-        elif name == b"x-fastroute-timeout-ms":
-            if not value.isdigit() or not 0 < len(value) <= 9:
-                raise GatewayError(
-                    400, "invalid_request_error", "x-fastroute-timeout-ms must be a number of milliseconds"
-                )
-            ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + int(value) * 1_000_000)
+    wishes = read_wishes(fields)
+    ctx.wishes = wishes
+    if wishes.request_id:
+        ctx.request_id = wishes.request_id
+    if wishes.timeout_ns:
+        ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + wishes.timeout_ns)
     headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
     ctx.head_lines = request_head(headers, REQUEST_DROP)
+    if wishes.trace is not None:
+        state = fields.get(b"tracestate", b"")
+        onward = [trace_header(wishes.trace, ctx.record_id), *([(b"tracestate", state)] if state else [])]
+        ctx.head_lines += request_head(onward, frozenset())
 
 
 def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
@@ -590,32 +688,10 @@ def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     return route
 
 
-def _available(endpoint: Endpoint, ctx: Context) -> bool:
-    """The one gate of this version: what the caller asked for by header."""
-    if ctx.only_provider is not None and endpoint.provider != ctx.only_provider:
-        return False
-    return endpoint.provider not in ctx.exclude
-
-
-def _candidates(tier: Tier, tried: list[int], ctx: Context, snapshot: Snapshot) -> Sequence[int]:
-    if not tried and ctx.only_provider is None and not ctx.exclude:
-        return tier.candidates
-    return [p for p in tier.candidates if p not in tried and _available(snapshot.endpoints[p], ctx)]
-
-
-def _choose(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: Snapshot) -> int:
-    """Return an endpoint of the first tier that has a candidate, -1 if none has."""
-    for tier in tiers:
-        candidates = _candidates(tier, tried, ctx, snapshot)
-        if candidates:
-            return tier.strategy.pick(candidates)
-    return -1
-
-
-def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
+def _encode(ctx: Context, endpoint: Endpoint, model: str) -> tuple[UpstreamRequest, bool]:
     """Return the request for one endpoint, and whether the usage it asks for is to be taken out of the answer."""
     operation: Operation = ctx.operation
-    name = endpoint.upstream_name(ctx.model)
+    name = endpoint.upstream_name(model)
     body = ctx.body
     strip = False
     target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
@@ -651,26 +727,6 @@ def _upstream_query(query: bytes) -> bytes:
     if b"key=" not in query and b"base" not in query and b"host" not in query:
         return query
     return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
-
-
-def _survey(headers: list[Header], first: bytes) -> Survey:
-    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for.
-
-    first: how the body begins, which tells an event stream whose provider did not say what it is.
-    """
-    events = first.startswith(_EVENT_STARTS)
-    has_request_id = False
-    for name, value in headers:
-        if name == b"content-type":
-            events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
-        elif name == b"x-request-id":
-            has_request_id = True
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
-    return _SURVEYS[events][has_request_id]
-
-
-_SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
 
 
 def _close(exchange: Exchange | None) -> None:

@@ -65,6 +65,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `id` is unique for the life of a state directory: (worker boot number << 32) | sequence number.
     Times: `at_ns` is Unix time at arrival, durations are microseconds, -1 where the point was never reached.
+    `rule`: the ids of the routing rules that applied, with commas between them.
     """
 
     id: int
@@ -90,6 +91,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_us: int
     request_bytes: int
     response_bytes: int
+    strategy: str = ""
+    rule: str = ""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -157,6 +160,14 @@ class Result(NamedTuple):
     total_ms: float = -1.0
     cost_nano_usd: int = -1
     output_tokens: int = 0
+
+
+class Step(NamedTuple):
+    """One step of a failover chain. providers: () for all. model: None for the one that was asked for."""
+
+    providers: tuple[str, ...]
+    strategy: str | None
+    model: str | None
 
 
 class PoolInfo(NamedTuple):

@@ -32,6 +32,8 @@ Label = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=1024)]
+HeaderText = Annotated[str, Meta(min_length=1, max_length=1024)]
+TokenCount = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z", extra={"form": "64 hexadecimal digits"})]
 # Prices are kept as integer pico-USD per token, so 0.000001 USD per million tokens is the finest price there is.
 UsdPerMtok = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000", "places": 6})]
@@ -41,6 +43,7 @@ Usd = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000000", "places": 9}
 Level = Literal["low", "normal", "high", "critical"]
 Period = Literal["minute", "hour", "day", "week", "month", "total"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+RejectReason = Literal["rate_limit_exceeded", "unauthorized_model", "invalid_request", "maintenance_mode", "custom"]
 
 #: Names of the strategies that come with fastroute; plugins add theirs by entry point.
 STRATEGIES: Final = (
@@ -268,7 +271,7 @@ class Breaker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     success_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 3
     timeout_ms: Milliseconds = 60_000
     half_open_max_calls: Annotated[int, Meta(ge=1, le=200)] = 1
-    failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    failure_rate: Annotated[float, Meta(ge=0.001, le=1)] = 0.5
     min_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
     window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 30_000
     max_timeout_ms: Milliseconds = 600_000
@@ -307,7 +310,7 @@ class Hedge(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     enabled: bool = False
     delay_ms: DelayMilliseconds = 0
-    max_percent: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    max_percent: Annotated[float, Meta(ge=0.01, le=100)] = 2.0
     max_usd_per_hour: Usd = Decimal("1")
 
 
@@ -331,13 +334,13 @@ class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Parameters of strategies, by the strategy's name."""
 
     ewma_decay_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
-    least_latency_quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    least_latency_quantile: Annotated[float, Meta(ge=0.01, le=0.99)] = 0.5
     adaptive_latency_weight: Annotated[float, Meta(ge=0, le=1)] = 0.7
     adaptive_tau_ms: Annotated[int, Meta(ge=1000, le=86_400_000)] = 300_000
     adaptive_cap: Annotated[int, Meta(ge=10, le=100_000)] = 200
     cost_band: Annotated[float, Meta(ge=0, le=1)] = 0.05
     time_window_ms: Milliseconds = 60_000
-    hash_balance: Annotated[float, Meta(gt=1, le=100)] = 1.25
+    hash_balance: Annotated[float, Meta(ge=1.01, le=100)] = 1.25
     prefix_block_bytes: Annotated[int, Meta(ge=16, le=4096)] = 64
     prefix_table: Annotated[int, Meta(ge=1024, le=4_194_304)] = 65_536
 
@@ -353,7 +356,11 @@ class Routing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A condition: every matcher present must hold; no matcher at all always holds. Lists match any of theirs."""
+    """A condition: every matcher present must hold; no matcher at all always holds. Lists match any of theirs.
+
+    model: the name the client asked for, or the one it stands for. header: values by field name, in which `*` stands
+    for any text; a field that is absent matches none. Both bounds of the prompt's size are included.
+    """
 
     all: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
     any: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
@@ -363,8 +370,12 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     key: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
     region: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
     tags: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    header: dict[HeaderText, Annotated[tuple[HeaderText, ...], Meta(min_length=1)]] | None = None
+    priority: Annotated[tuple[Level, ...], Meta(min_length=1)] | None = None
     min_priority: Level | None = None
     stream: bool | None = None
+    min_prompt_tokens: TokenCount | None = None
+    max_prompt_tokens: TokenCount | None = None
     hours: (
         Annotated[
             str,
@@ -380,24 +391,40 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Reject(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Refuse the request with this status and message."""
+    """Refuse the request. What is None follows from the reason."""
 
-    status: Literal[400, 403, 429, 503] = 403
-    message: Text = "refused by a routing rule"
+    reason: RejectReason = "custom"
+    status: Literal[400, 403, 429, 503] | None = None
+    message: Text | None = None
+    retry_after_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
 
 
-class Then(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a matching rule does; whatever is not set is left as it was."""
+class Action(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done to a request; whatever is not set is left as it was.
+
+    tags: added to those of the request. headers: set on the request that goes upstream.
+    """
 
     provider: Identifier | None = None
     pool: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
     strategy: Label | None = None
     priority: Level | None = None
+    tags: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    headers: dict[HeaderText, HeaderText] | None = None
     reject: Reject | None = None
 
 
+class Then(Action, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a matching rule does: its own action and those of the chain together. None is set twice."""
+
+    chain: Annotated[tuple[Action, ...], Meta(min_length=1, max_length=16)] | None = None
+
+
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A routing rule: higher `priority` first, equal ones by id, the first that matches applies."""
+    """A routing rule: higher `priority` first, equal ones by id.
+
+    A match that routes (provider, pool) or rejects ends the reading; any other is noted, and reading goes on.
+    """
 
     id: Identifier
     then: Then

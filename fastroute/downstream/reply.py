@@ -30,3 +30,10 @@ def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tu
     if error.close:
         headers.append(_CLOSE)
     return error.status, headers, body
+
+
+def with_retry_after(headers: list[Header], wait_ms: int) -> list[Header]:
+    """Return the fields with `retry-after` set to `wait_ms`, in whole seconds, whatever the provider had there."""
+    kept = [pair for pair in headers if pair[0] not in (b"retry-after", b"retry-after-ms")]
+    kept.append((b"retry-after", b"%d" % -(-wait_ms // 1000)))
+    return kept

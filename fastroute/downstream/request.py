@@ -38,6 +38,8 @@ FIELDS: Final = (
     "n",
     "best_of",
     "top_logprobs",
+    "tools",
+    "user",
     "api_base",
     "base_url",
     "api_key",
@@ -50,6 +52,12 @@ MODEL: Final = 0
 STREAM: Final = 3
 STREAM_OPTIONS: Final = 6
 OPEN: Final = 3 * len(FIELDS)
+_CONVERSATIONS: Final = (9, 12, 15)
+_MAX_TOKENS: Final = (18, 21, 24)
+_TOOLS: Final = 36
+_USER: Final = 39
+#: A user name longer than this is not used to keep requests together.
+_MAX_USER_BYTES: Final = 256
 
 _ANY_OBJECT: Final = (KIND_ABSENT, KIND_NULL, KIND_OBJECT)
 _NUMBER: Final = (KIND_ABSENT, KIND_NULL, KIND_NUMBER)
@@ -130,12 +138,23 @@ class RequestReader:
         ctx.scan = scan
         self._peek(ctx, scan)
 
+    def take_body(self, ctx: Context, body: bytes) -> None:
+        """Take a body that is there already, as `read_body` takes one from a client. Raises GatewayError 400."""
+        ctx.body = body
+        ctx.request_bytes = len(body)
+        try:
+            ctx.scan = self._scanner.scan(body)
+        except ScanError as error:
+            raise _refusal(error) from None
+        self._peek(ctx, ctx.scan)
+
     def _peek(self, ctx: Context, scan: tuple[int, ...]) -> None:
         kind = scan[STREAM]
         if kind == KIND_TRUE:
             ctx.stream = True
         elif kind not in (KIND_ABSENT, KIND_FALSE, KIND_NULL):
             raise wrong_type("stream", "a boolean")
+        _note(ctx, scan)
         kinds = scan[STREAM_OPTIONS:OPEN:3]
         if kinds not in self._known_kinds:
             _check_kinds(scan, ctx.body)
@@ -153,6 +172,22 @@ class RequestReader:
             raise GatewayError(400, "invalid_request_error", "you must provide a model parameter", param="model")
         else:
             raise wrong_type("model", "a string")
+
+
+def _note(ctx: Context, scan: tuple[int, ...]) -> None:
+    """Note what routing asks about: where the conversation stands, who it is for, how long the answer may be."""
+    for at in _CONVERSATIONS:
+        if scan[at]:
+            ctx.prompt_span = (scan[at + 1], scan[at + 2])
+            break
+    for at in _MAX_TOKENS:
+        if scan[at] == KIND_NUMBER:
+            digits = ctx.body[scan[at + 1] : scan[at + 2]]
+            ctx.max_tokens = int(digits) if digits.isdigit() and len(digits) <= 9 else 0
+    if scan[_TOOLS]:
+        ctx.has_tools = scan[_TOOLS] == KIND_ARRAY
+    if scan[_USER] == KIND_STRING and scan[_USER + 2] - scan[_USER + 1] <= _MAX_USER_BYTES:
+        ctx.user = ctx.body[scan[_USER + 1] + 1 : scan[_USER + 2] - 1]
 
 
 def _has_counts(scan: tuple[int, ...]) -> bool:

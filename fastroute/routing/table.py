@@ -1,4 +1,4 @@
-"""From a model name to a route: exact names through the model table, then globs in the order of the configuration."""
+"""Model names to routes. Aliases are flattened and cycles refused when the snapshot is built from the configuration."""
 
 import fnmatch
 import re
@@ -7,35 +7,38 @@ from typing import Final
 
 from fastroute._core.modeltable import ModelTable
 from fastroute.errors import GatewayError
-from fastroute.interfaces import DialectName, Strategy
+from fastroute.interfaces import DialectName, Step
+from fastroute.routing.pool import Pool
 
 #: A model name longer than this is unknown without being looked at.
 MAX_MODEL_BYTES: Final = 256
 
 
-class Tier:
-    """Interchangeable endpoints: positions into the snapshot's endpoint list, and the strategy that chooses."""
-
-    __slots__ = ("candidates", "strategy")
-
-    def __init__(self, candidates: tuple[int, ...], strategy: Strategy) -> None:
-        self.candidates = candidates
-        self.strategy = strategy
-
-
 class Route:
-    """What a model name stands for: tiers of endpoints for each dialect it can be asked in, lower tiers first.
+    """What a model name stands for: a pool of endpoints for each dialect it can be asked in, and where to go after.
 
     name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
+    strategy: the one in force unless a rule or the tenant has another.
     """
 
-    __slots__ = ("model_header", "name", "strategy_header", "tiers")
+    __slots__ = ("fallbacks", "model_header", "name", "on_content_policy", "on_context_window", "pools", "strategy")
 
-    def __init__(self, name: str, strategy_name: str, tiers: dict[DialectName, tuple[Tier, ...]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        strategy: str,
+        pools: dict[DialectName, Pool],
+        fallbacks: tuple[Step, ...] = (),
+        on_context_window: tuple[Step, ...] = (),
+        on_content_policy: tuple[Step, ...] = (),
+    ) -> None:
         self.name = name
         self.model_header = (b"x-fastroute-model", name.encode()) if name else None
-        self.strategy_header = (b"x-fastroute-strategy", strategy_name.encode())
-        self.tiers = tiers
+        self.strategy = strategy
+        self.pools = pools
+        self.fallbacks = fallbacks
+        self.on_context_window = on_context_window
+        self.on_content_policy = on_content_policy
 
 
 class RouteTable:
@@ -53,17 +56,31 @@ class RouteTable:
         """Return every exact public name, aliases included, in the order of the configuration."""
         return self._models
 
+    @property
+    def pools(self) -> dict[tuple[str, DialectName], Pool]:
+        """Return every pool once, by the route's name (or glob) and dialect."""
+        routes = {route.name: route for route in self._routes} | {glob.pattern: route for glob, route in self._globs}
+        return {(name, dialect): pool for name, route in routes.items() for dialect, pool in route.pools.items()}
+
     def resolve(self, body: bytes, start: int, end: int, dialect: DialectName) -> tuple[str, Route]:
         """Return (public name, route) of the model named by body[start:end]. Raises GatewayError 404."""
         index = self._table.lookup(body, start, end)
-        if index >= 0 and dialect in self._routes[index].tiers:
+        if index >= 0 and dialect in self._routes[index].pools:
             return self._names[index], self._routes[index]
         if self._globs and 0 < end - start <= MAX_MODEL_BYTES:
             name = body[start:end].decode()
             for pattern, route in self._globs:
-                if dialect in route.tiers and pattern.fullmatch(name):
+                if dialect in route.pools and pattern.fullmatch(name):
                     return name, route
         raise unknown_model(body[start:end])
+
+    def find(self, model: str, dialect: DialectName) -> Route | None:
+        """Return the route of a model that the configuration names (a fallback's), None if it has none there."""
+        name = model.encode()
+        try:
+            return self.resolve(name, 0, len(name), dialect)[1]
+        except GatewayError:
+            return None
 
 
 def unknown_model(name: bytes) -> GatewayError:

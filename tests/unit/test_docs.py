@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fastroute.config.inforce import STRATEGIES_IN_FORCE
 from fastroute.config.schema import Retry
 from fastroute.failover.classify import Classifier
 from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP, RESPONSE_DROP
@@ -167,9 +166,3 @@ def test_header_tables_are_complete() -> None:
     assert {name.decode() for name in RESPONSE_DROP - OWN - HOP_BY_HOP} == hidden - {"Connection", "x-fastroute-"}
     query = page("docs/security.md").partition("Query parameters that do not go upstream.**")[2].partition("\n\n")[0]
     assert {name.decode() for name in QUERY_DROP} == set(CODE.findall(query))
-
-
-def test_the_readme_says_which_strategies_are_in_force() -> None:
-    _, _, section = page("README.md").partition("## Accepted, but not yet in force")
-    paragraph = section.partition("\n## ")[0]
-    assert set(CODE.findall(paragraph)) >= STRATEGIES_IN_FORCE

@@ -1,0 +1,152 @@
+"""What a caller asks of the gateway itself, in header fields: where to go, where not, how long, how much.
+
+Fields are optional and never go upstream. One that is malformed is refused: a wish that is ignored in silence would be
+worse than none.
+"""
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from fastroute.errors import GatewayError
+from fastroute.interfaces import Header
+
+MAX_NAMES: Final = 32
+MAX_SESSION_BYTES: Final = 256
+
+PRIORITIES: Final = ("low", "normal", "high", "critical")
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+_NAME: Final = re.compile(r"[A-Za-z0-9._:=\-]{1,128}")
+# W3C Trace Context, section 3.2.2: version 00 as it is; a later version may be longer.
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_PICO_PER_USD: Final = 1_000_000_000_000
+
+
+class Wishes:
+    """The fields of one request, read. Absent ones have the value that wishes nothing.
+
+    preferred: providers in order of preference. max_cost_pico: pico-USD, -1 for no ceiling. timeout_ns: 0 for none.
+    trace: (trace id, flags) of a valid traceparent, as hexadecimal digits. features: flags by name.
+    """
+
+    __slots__ = (
+        "excluded",
+        "features",
+        "latency_target_ms",
+        "max_cost_pico",
+        "preferred",
+        "priority",
+        "regions",
+        "request_id",
+        "session",
+        "tags",
+        "timeout_ns",
+        "trace",
+    )
+
+    def __init__(self) -> None:
+        self.preferred: tuple[str, ...] = ()
+        self.excluded: tuple[str, ...] = ()
+        self.priority = ""
+        self.regions: tuple[str, ...] = ()
+        self.session = b""
+        self.tags: frozenset[str] = frozenset()
+        self.features: dict[str, bool] = {}
+        self.max_cost_pico = -1
+        self.timeout_ns = 0
+        self.latency_target_ms = 0
+        self.request_id = ""
+        self.trace: tuple[bytes, bytes] | None = None
+
+
+NO_WISHES: Final = Wishes()
+
+
+def read_wishes(fields: dict[bytes, bytes]) -> Wishes:
+    """Read the fields of a request. Raises GatewayError 400 naming the field that cannot be understood."""
+    wishes = Wishes()
+    for name, value in fields.items():
+        if name == b"x-request-id":
+            # One that could not stand in a log or a header is replaced, as for a request that has none.
+            wishes.request_id = value.decode() if _REQUEST_ID.fullmatch(value) else ""
+        elif name == b"traceparent":
+            wishes.trace = read_traceparent(value)
+        elif name.startswith(b"x-fastroute-"):
+            _read(wishes, name.decode("latin-1"), value.decode("latin-1").strip())
+    return wishes
+
+
+def _read(wishes: Wishes, name: str, value: str) -> None:
+    match name.removeprefix("x-fastroute-"):
+        case "provider":
+            wishes.preferred = _names(name, value)
+        case "exclude":
+            wishes.excluded = _names(name, value)
+        case "region":
+            wishes.regions = _names(name, value)
+        case "tags":
+            wishes.tags = frozenset(_names(name, value))
+        case "features":
+            wishes.features = dict(_feature(item) for item in _names(name, value))
+        case "priority":
+            if value not in PRIORITIES:
+                raise _malformed(name, f"must be one of {', '.join(PRIORITIES)}")
+            wishes.priority = value
+        case "session":
+            if not 0 < len(value) <= MAX_SESSION_BYTES:
+                raise _malformed(name, f"must be 1 to {MAX_SESSION_BYTES} bytes long")
+            wishes.session = value.encode("latin-1")
+        case "max-cost-usd":
+            wishes.max_cost_pico = _pico_usd(name, value)
+        case "timeout-ms":
+            wishes.timeout_ns = _milliseconds(name, value) * 1_000_000
+        case "latency-target-ms":
+            wishes.latency_target_ms = _milliseconds(name, value)
+
+
+def _names(field: str, value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(item.strip() for item in value.split(",") if item.strip()))
+    if not 0 < len(names) <= MAX_NAMES or not all(_NAME.fullmatch(item) for item in names):
+        raise _malformed(field, f"must be 1 to {MAX_NAMES} names with commas between them")
+    return names
+
+
+def _feature(item: str) -> tuple[str, bool]:
+    name, _, value = item.partition("=")
+    return name, value.lower() not in ("false", "0", "off", "no")
+
+
+def _milliseconds(field: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or len(value) > 9 or int(value) == 0:
+        raise _malformed(field, "must be a number of milliseconds")
+    return int(value)
+
+
+def _pico_usd(field: str, value: str) -> int:
+    try:
+        usd = Decimal(value) if len(value) <= 32 else Decimal("NaN")
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or not 0 <= usd <= 1_000_000:
+        raise _malformed(field, "must be an amount in USD")
+    return int(usd * _PICO_PER_USD)
+
+
+def _malformed(field: str, what: str) -> GatewayError:
+    return GatewayError(400, "invalid_request_error", f"{field} {what}", param=field)
+
+
+def read_traceparent(value: bytes) -> tuple[bytes, bytes] | None:
+    """Return (trace id, flags) of a W3C traceparent field; None for one that its receivers must ignore."""
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None or match[1] == b"ff" or match[2] == b"0" * 32 or match[3] == b"0" * 16:
+        return None
+    if match[5] is not None and match[1] == b"00":
+        return None
+    return match[2], match[4]
+
+
+def trace_header(trace: tuple[bytes, bytes], span_id: int) -> Header:
+    """Return the traceparent field for the next hop: the same trace, this gateway's request as the parent."""
+    return b"traceparent", b"00-%b-%016x-%b" % (trace[0], span_id, trace[1])

@@ -1,0 +1,353 @@
+"""A request's plan: which pool, which gates, which strategy, and where to go when that is exhausted.
+
+The order is that of the pipeline: candidates by model, tenant, rules, then - at each attempt, because they change -
+breaker, cooldown, capability, region and budget, then the strategy.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
+from fastroute._core.candidates import Need
+from fastroute.context import Context
+from fastroute.errors import GatewayError
+from fastroute.interfaces import Ask, DialectName, Header, Step
+from fastroute.routing.pool import Chooser, Pool
+from fastroute.routing.refusals import refusal
+from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
+from fastroute.routing.table import Route, RouteTable, unknown_model
+from fastroute.routing.tenants import TenantPolicy
+
+CAPABILITY_STREAM: Final = 1
+CAPABILITY_TOOLS: Final = 2
+CAPABILITY_VISION: Final = 4
+
+#: What a request of average size counts for in a pool's in-flight work: 1000 tokens of prompt and 300 of answer.
+REFERENCE_WORK: Final = 7000
+#: A token of answer keeps a replica as busy as this many tokens of prompt (prefill is done in parallel).
+OUTPUT_TOKEN_WORK: Final = 20
+
+# How the dialects carry an image in a conversation.
+_IMAGE: Final = re.compile(
+    rb'"(?:image_url|input_image|inlineData|inline_data|fileData|file_data)"|"type"\s*:\s*"(?:image|input_image)"'
+)
+_GEMINI_MAX_TOKENS: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
+_ORDER_LIMIT: Final = 255
+
+
+class Plan:
+    """Where one request may go, and has been.
+
+    `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `position`,
+    `sent_ns`: the attempt under way. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
+    broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
+    """
+
+    __slots__ = (
+        "ask",
+        "capabilities",
+        "chain",
+        "chooser",
+        "decision",
+        "diverted",
+        "killed",
+        "max_cost_pico",
+        "model",
+        "order",
+        "output_tokens",
+        "policy",
+        "pool",
+        "position",
+        "prefill_work",
+        "prompt_tokens",
+        "refusal",
+        "regions",
+        "revisited",
+        "route",
+        "sent_ns",
+        "stages",
+        "step",
+        "tried",
+        "work",
+    )
+
+    def __init__(self, route: Route, pool: Pool, chooser: Chooser) -> None:
+        self.route = route
+        self.pool = pool
+        self.chooser = chooser
+        self.ask: Ask | None = None
+        self.decision: Decision = NO_DECISION
+        self.policy: TenantPolicy | None = None
+        self.model = ""
+        self.order: bytes | None = None
+        self.stages: bytes | None = None
+        self.capabilities = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.regions = 0
+        self.max_cost_pico = -1
+        self.prefill_work = 0
+        self.work = 0
+        self.tried: list[int] = []
+        self.chain: Sequence[Step] = route.fallbacks
+        self.step = 0
+        self.position = -1
+        self.sent_ns = 0
+        self.refusal: GatewayError | None = None
+        self.diverted = False
+        self.killed = 0
+        self.revisited = -1
+
+
+class Planner:
+    """Makes the plans of one snapshot. One request at a time: `need` is used again by the next."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        rules: RuleTable,
+        tenants: Mapping[str, TenantPolicy],
+        providers: Mapping[str, int],
+        regions: Mapping[str, int],
+        *,
+        panic_percent: int,
+        panic_min: int,
+        slow_start_ms: int,
+    ) -> None:
+        self.routes = routes
+        self.rules = rules
+        self.tenants = tenants
+        self.providers = providers
+        self.regions = regions
+        self._need = Need()
+        self._need.panic_percent = panic_percent
+        self._need.panic_min = panic_min
+        self._need.slow_start_ms = slow_start_ms
+
+    def plan(self, ctx: Context, route: Route) -> Plan:
+        """Return the plan of a request. Raises GatewayError for what tenant, rules or the caller's wishes forbid."""
+        pool: Pool = route.pools[ctx.operation.dialect]
+        policy = self.tenants.get(ctx.principal.tenant) if self.tenants else None
+        if policy is not None and not policy.may_use(ctx.called):
+            raise unknown_model(ctx.called.encode())
+        self._estimate(ctx, pool)
+        decision = self.rules.decide(self._facts(ctx)) if self.rules.active else NO_DECISION
+        if decision.reject is not None:
+            raise _rejected(decision)
+        name = decision.strategy or (policy.strategy if policy is not None else None) or route.strategy
+        plan = Plan(route, pool, pool.chooser(name))
+        plan.model = ctx.model
+        plan.decision = decision
+        plan.policy = policy
+        self._restrict(plan, ctx, policy)
+        self._measure(plan, ctx, policy)
+        return plan
+
+    def choose(self, plan: Plan, now_ms: int) -> int:
+        """Return the position to try next, -1 when nobody is left in the plan's pool."""
+        if self.gate(plan, now_ms) == 0:
+            return -1
+        ask = plan.ask
+        assert ask is not None  # set by `plan`
+        ask.now_ms = now_ms
+        return plan.chooser.strategy.pick(plan.pool.candidates, ask)
+
+    def gate(self, plan: Plan, now_ms: int) -> int:
+        """Let the plan's pool through the gates; return how many candidates are left."""
+        return plan.pool.candidates.gate(self.need(plan, now_ms))
+
+    def need(self, plan: Plan, now_ms: int) -> Need:
+        """Return what the gates look at for this plan. Valid until the next call."""
+        need = self._need
+        need.capabilities = plan.capabilities
+        need.prompt_tokens = plan.prompt_tokens
+        need.output_tokens = plan.output_tokens
+        need.regions = plan.regions
+        need.order = plan.order
+        need.stages = plan.stages
+        need.max_cost_pico = plan.max_cost_pico
+        need.now_ms = now_ms
+        need.tried = plan.tried
+        return need
+
+    def advance(self, plan: Plan, ctx: Context) -> bool:
+        """Take the next step of the plan's failover chain; False at its end."""
+        while plan.step < len(plan.chain):
+            step = plan.chain[plan.step]
+            plan.step += 1
+            if self._enter(plan, step, ctx):
+                return True
+        return False
+
+    def divert(self, plan: Plan, chain: Sequence[Step]) -> None:
+        """Go on along another chain than the one for ordinary failures."""
+        plan.chain = chain
+        plan.step = 0
+
+    def _enter(self, plan: Plan, step: Step, ctx: Context) -> bool:
+        """Point the plan at one step; False if there is nothing to be found there."""
+        route = plan.route
+        if step.model is not None:
+            found = self.routes.find(step.model, ctx.operation.dialect)
+            if found is None or not ctx.principal.may_use(step.model):
+                return False
+            if plan.policy is not None and not plan.policy.may_use(step.model):
+                return False
+            route = found
+        pool = route.pools[ctx.operation.dialect]
+        if pool is not plan.pool:
+            plan.pool = pool
+            plan.tried = []
+            plan.model = route.name or step.model or ctx.model
+        plan.route = route
+        plan.chooser = pool.chooser(step.strategy or plan.chooser.name)
+        base_order, base_stages = self._base_order(plan, ctx)
+        step_order = _members(step.providers, self.providers) if step.providers else None
+        plan.order, plan.stages = _combine(((base_order, base_stages, 0), (step_order, None, REQUEST)))
+        self._measure(plan, ctx, plan.policy)
+        return True
+
+    # --- what the request is
+
+    def _estimate(self, ctx: Context, pool: Pool) -> None:
+        ctx.prompt_tokens = int(len(ctx.body) * pool.tokens_per_byte) + 1
+
+    def _facts(self, ctx: Context) -> Facts:
+        facts = Facts()
+        wishes = ctx.wishes
+        facts.model = ctx.model
+        facts.called = ctx.called
+        facts.tenant = ctx.principal.tenant
+        facts.key_id = ctx.principal.key_id
+        facts.region = wishes.regions[0] if wishes.regions else ""
+        facts.priority = wishes.priority or "normal"
+        facts.tags = wishes.tags | {name for name, on in wishes.features.items() if on}
+        facts.stream = ctx.stream
+        facts.prompt_tokens = ctx.prompt_tokens
+        facts.headers = ctx.headers
+        facts.wall_ns = ctx.arrived_wall_ns
+        return facts
+
+    def _restrict(self, plan: Plan, ctx: Context, policy: TenantPolicy | None) -> None:
+        plan.order, plan.stages = self._base_order(plan, ctx)
+        wishes = ctx.wishes
+        if wishes.regions:
+            for region in wishes.regions:
+                # A region that no provider has is bit 0, which no endpoint has either.
+                plan.regions |= 1 << self.regions.get(region, 0)
+
+    def _base_order(self, plan: Plan, ctx: Context) -> tuple[bytes | None, bytes | None]:
+        """Return the order of providers by wish, tenant and rule, and the gate that each denied one fell at."""
+        policy = plan.policy
+        wished = self._wished(ctx) if ctx.wishes.preferred or ctx.wishes.excluded else None
+        tenant = policy.order if policy is not None else None
+        ruled = plan.decision.providers
+        if wished is None and tenant is None and ruled is None:
+            return None, None
+        return _combine(((wished, None, REQUEST), (tenant, None, TENANT), (ruled, None, RULE)))
+
+    def _wished(self, ctx: Context) -> bytes:
+        wishes = ctx.wishes
+        for name in (*wishes.preferred, *wishes.excluded):
+            if name not in self.providers:
+                raise GatewayError(400, "invalid_request_error", f"no provider is called '{name}'", param="provider")
+        order = bytearray([min(len(wishes.preferred) + 1, _ORDER_LIMIT)]) * len(self.providers)
+        for rank, name in enumerate(wishes.preferred):
+            order[self.providers[name]] = rank + 1
+        for name in wishes.excluded:
+            order[self.providers[name]] = 0
+        return bytes(order)
+
+    def _measure(self, plan: Plan, ctx: Context, policy: TenantPolicy | None) -> None:
+        """Work out how much the request asks of an endpoint; what no gate of the pool looks at is left out."""
+        pool = plan.pool
+        wishes = ctx.wishes
+        cap = wishes.max_cost_pico
+        if policy is not None and policy.max_cost_pico >= 0:
+            cap = policy.max_cost_pico if cap < 0 else min(cap, policy.max_cost_pico)
+        plan.max_cost_pico = cap
+        prompt_tokens = ctx.prompt_tokens
+        expected = pool.output_tokens
+        if pool.limited or cap >= 0:
+            asked = _max_tokens(ctx)
+            plan.prompt_tokens = prompt_tokens
+            plan.output_tokens = asked or (int(expected) if cap >= 0 else 0)
+            plan.capabilities = _capabilities(ctx, pool)
+            expected = asked or expected
+        plan.prefill_work = prompt_tokens * 1000 // REFERENCE_WORK
+        plan.work = plan.prefill_work + int(expected) * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+        ask = plan.ask
+        if ask is None:
+            ask = plan.ask = Ask()
+        ask.prompt_tokens = prompt_tokens
+        ask.output_tokens = int(expected)
+        ask.tenant = ctx.principal.tenant
+        ask.stream = ctx.stream
+        ask.latency_target_ms = wishes.latency_target_ms
+        ask.session = wishes.session or ctx.user
+        ask.prompt = ctx.body
+        ask.prompt_start, ask.prompt_end = ctx.prompt_span
+
+    def refuse(self, plan: Plan, now_ms: int) -> GatewayError:
+        """Return why nobody is left in the plan's pool. To be called when `gate` has just returned 0."""
+        candidates = plan.pool.candidates
+        return refusal(candidates.emptied_by, candidates.retry_at_ms - now_ms)
+
+
+def _max_tokens(ctx: Context) -> int:
+    """Return the ceiling that the request sets for its answer, in tokens, 0 for none."""
+    asked = ctx.max_tokens
+    if asked == 0 and ctx.operation.dialect == "gemini":
+        match = _GEMINI_MAX_TOKENS.search(ctx.body)
+        asked = int(match[1]) if match is not None else 0
+    return asked
+
+
+def _capabilities(ctx: Context, pool: Pool) -> int:
+    wanted = CAPABILITY_STREAM if ctx.stream else 0
+    if ctx.has_tools:
+        wanted |= CAPABILITY_TOOLS
+    if pool.blind and _IMAGE.search(ctx.body) is not None:
+        wanted |= CAPABILITY_VISION
+    return wanted
+
+
+def _members(names: Sequence[str], providers: Mapping[str, int]) -> bytes:
+    order = bytearray(len(providers))
+    for name in names:
+        if name in providers:
+            order[providers[name]] = 1
+    return bytes(order)
+
+
+def _combine(
+    parts: Sequence[tuple[bytes | None, bytes | None, int]],
+) -> tuple[bytes | None, bytes | None]:
+    """Combine orders of providers, the first being decisive: (order, gate at which each denied provider fell).
+
+    Each part is (order, its stages or None, the gate to name where its order is 0).
+    """
+    present = [part for part in parts if part[0] is not None]
+    if not present:
+        return None, None
+    size = len(present[0][0] or b"")
+    stages = bytearray(size)
+    keys: list[tuple[int, ...] | None] = []
+    for at in range(size):
+        ranks = tuple(part[0][at] for part in present if part[0] is not None)
+        if 0 in ranks:
+            _, inner, stage = present[ranks.index(0)]
+            stages[at] = inner[at] if inner is not None else stage
+            keys.append(None)
+        else:
+            keys.append(ranks)
+    ranking = {key: rank + 1 for rank, key in enumerate(sorted({key for key in keys if key is not None}))}
+    return bytes(ranking[key] if key is not None else 0 for key in keys), bytes(stages)
+
+
+def _rejected(decision: Decision) -> GatewayError:
+    assert decision.reject is not None  # by the caller
+    status, code, message, retry_after_s = decision.reject
+    return GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
+

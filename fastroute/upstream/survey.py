@@ -1,0 +1,36 @@
+"""What the header fields of an answer say that matters to the corridor."""
+
+from typing import Final, NamedTuple
+
+from fastroute._core.h1 import UpstreamError
+from fastroute.interfaces import Header
+
+_EVENT_STREAM: Final = b"text/event-stream"
+_EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
+
+
+class Survey(NamedTuple):
+    """events: the answer is an event stream. has_request_id: the provider has given it an id."""
+
+    events: bool
+    has_request_id: bool
+
+
+_SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
+
+
+def survey(headers: list[Header], first: bytes) -> Survey:
+    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for.
+
+    first: how the body begins, which tells an event stream whose provider did not say what it is.
+    """
+    events = first.startswith(_EVENT_STARTS)
+    has_request_id = False
+    for name, value in headers:
+        if name == b"content-type":
+            events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
+        elif name == b"x-request-id":
+            has_request_id = True
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
+    return _SURVEYS[events][has_request_id]

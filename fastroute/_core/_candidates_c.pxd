@@ -36,6 +36,7 @@ cdef class Candidates:
     cdef readonly Py_ssize_t size
     cdef readonly Segment segment
     cdef readonly bint panicking
+    cdef readonly double max_weight
     cdef readonly int64_t retry_at_ms
     # The candidates after `gate`: positions[0..count-1].
     cdef Py_ssize_t *c_positions
@@ -53,3 +54,4 @@ cdef class Candidates:
     cdef Py_ssize_t _through(self, Need need) except -1
     cdef int _fate(self, Py_ssize_t position, Need need) noexcept
     cdef int _take(self, Need need) except -1
+    cdef int _check(self, Py_ssize_t position) except -1

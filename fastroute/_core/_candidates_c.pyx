@@ -68,6 +68,8 @@ cdef class Candidates:
             place.row = checked_row(rows[i], segment.endpoints)
             place.weight = weights[i]
             place.factor = 1.0
+            if place.weight > self.max_weight:
+                self.max_weight = place.weight
             place.rank = ranks[i]
             place.provider = providers[i]
             place.region = regions[i]

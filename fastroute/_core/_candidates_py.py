@@ -100,6 +100,7 @@ class Candidates:
         self.segment = segment
         self.rows = [checked_row(row, segment.endpoints) for row in rows]
         self.weights = [float(weight) for weight in weights]
+        self.max_weight = max(self.weights, default=0.0)
         self._ranks = list(ranks)
         self._providers = list(providers)
         self._regions = list(regions)

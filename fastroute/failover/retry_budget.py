@@ -1,0 +1,61 @@
+"""How many retries there may be in all, so that a struggling provider does not get its failures multiplied.
+
+A leaky bucket over a sliding window (twitter/finagle RetryBudget.scala): each request deposits, each retry withdraws
+what 100 / percent requests deposit, and a reserve keeps retries possible at low traffic.
+"""
+
+from typing import Final
+
+#: The window is kept in this many slots; one at a time falls out of it.
+SLOTS: Final = 10
+_DEPOSIT: Final = 1000
+
+
+class RetryBudget:
+    """One worker's share. percent: of the requests of the last `ttl_ms`. min_per_s: retries per second on top."""
+
+    def __init__(self, percent: float, min_per_s: float, ttl_ms: int) -> None:
+        self._price = int(_DEPOSIT * 100 / percent) if percent > 0 else 0
+        self._slot_ms = max(1, ttl_ms // SLOTS)
+        # Without a share of requests to spend, a retry costs one unit of the reserve alone.
+        self._cost = self._price or _DEPOSIT
+        self._reserve = int(min_per_s * ttl_ms / 1000) * self._cost
+        self._slots = [0] * SLOTS
+        self._epoch = 0
+        self._sum = 0
+
+    def deposit(self, now_ms: int) -> None:
+        """Note a request."""
+        epoch = now_ms // self._slot_ms
+        if epoch != self._epoch:
+            self._advance(epoch)
+        if self._price:
+            self._slots[epoch % SLOTS] += _DEPOSIT
+            self._sum += _DEPOSIT
+
+    def withdraw(self, now_ms: int) -> bool:
+        """Take one retry out; False if there is none."""
+        epoch = now_ms // self._slot_ms
+        if epoch != self._epoch:
+            self._advance(epoch)
+        if self._sum + self._reserve < self._cost:
+            return False
+        self._slots[epoch % SLOTS] -= self._cost
+        self._sum -= self._cost
+        return True
+
+    def balance(self, now_ms: int) -> int:
+        """Return how many retries there are now."""
+        self._advance(now_ms // self._slot_ms)
+        return max(0, (self._sum + self._reserve) // self._cost)
+
+    def _advance(self, epoch: int) -> None:
+        """Let the slots go that have left the window. A clock that went back moves nothing."""
+        steps = epoch - self._epoch
+        if steps <= 0:
+            return
+        for step in range(1, min(steps, SLOTS) + 1):
+            at = (self._epoch + step) % SLOTS
+            self._sum -= self._slots[at]
+            self._slots[at] = 0
+        self._epoch = epoch

@@ -19,8 +19,10 @@ from fastroute.config.patterns import is_pattern, matches
 from fastroute.config.schema import Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
 from fastroute.downstream.heads import HeadReader
+from fastroute.failover.backoff import Backoff
 from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
+from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
 from fastroute.routing.pool import Pool
@@ -30,7 +32,8 @@ from fastroute.routing.tenants import compile_tenants
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
-from fastroute.upstream.pool import Origin, Pool
+from fastroute.upstream.pool import Origin
+from fastroute.upstream.pool import Pool as ConnectionPool
 from fastroute.upstream.tls import client_context
 from fastroute.upstream.transport import FastTransport, Transport
 from fastroute.upstream.transport_echo import EchoTransport
@@ -77,6 +80,7 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
     specs = endpoint_specs(config)
     endpoints = tuple(_endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs))
     routes = _Routes(config, specs, endpoints, around).table()
+    retry = config.routing.retry
     return Snapshot(
         generation=generation,
         heads=HeadReader(
@@ -92,8 +96,14 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
         endpoints=endpoints,
         transports=tuple(transports.values()),
         dialects=DIALECTS,
-        classifier=Classifier(frozenset(config.routing.retry.on_status)),
-        max_attempts=config.routing.retry.max_attempts,
+        classifier=Classifier(frozenset(retry.on_status), retry.max_retry_after_ms),
+        # Each worker has its share of what all of them may retry.
+        retry_budget=RetryBudget(
+            retry.budget.percent, retry.budget.min_per_s / config.server.workers, retry.budget.ttl_ms
+        ),
+        backoff=Backoff(retry.backoff),
+        max_attempts=retry.max_attempts,
+        max_replicas=retry.max_replicas,
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
     )
 
@@ -160,7 +170,7 @@ def _transports(config: Config, around: Surroundings) -> Iterable[tuple[Provider
             )
             continue
         origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
-        pool = Pool(around.loop, origin, buffer, around.clock.monotonic_ns, provider.max_connections)
+        pool = ConnectionPool(around.loop, origin, buffer, around.clock.monotonic_ns, provider.max_connections)
         yield provider, FastTransport(pool, around.clock.monotonic_ns)
 
 

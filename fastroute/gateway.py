@@ -186,16 +186,16 @@ class Gateway:
                         held = answer
                         outcome = answer.outcome
                     elif failure is not None:
-                        outcome = snapshot.classifier.transport(failure.kind)
+                        outcome = snapshot.classifier.transport(failure.kind, failure.sent)
                 elif exchange is not None and _is_held(ctx, exchange):
                     body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
                     if body is not None:
                         await self._answer(downstream, ctx, exchange, body, outcome)
                         return
                     if failure is not None:
-                        outcome = snapshot.classifier.transport(failure.kind)
+                        outcome = snapshot.classifier.transport(failure.kind, failure.sent)
                 if exchange is not None and answer is None and failure is None:
-                    permit.first_token(plan.prefill_work)
+                    permit.first_token(plan.prefill_work, self._cost_ms(ctx, plan, 0), self._now() // 1_000_000)
                     outcome = await self._relay(downstream, ctx, exchange, strip, outcome)
                     if not downstream.finished:
                         # Not an event stream: nothing that could be appended would be true. Cutting it off is.
@@ -281,25 +281,27 @@ class Gateway:
         """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
         ctx.outcome = outcome.name
         now_ns = self._now()
-        ttft_ms = (ctx.first_byte_ns - plan.sent_ns) / 1e6 if ctx.first_byte_ns >= 0 else -1.0
         total_ms = (now_ns - plan.sent_ns) / 1e6
         output_tokens = ctx.usage.total_output
         cost_ms = -1.0
-        if outcome.verdict == OK:
-            # What an answer takes grows with its prompt and, where it came in one piece, with its own length.
-            scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT
-            if not ctx.survey.events:
-                scale += output_tokens / OUTPUT_TOKENS_PER_UNIT
-            cost_ms = ttft_ms / scale
-        elif outcome.verdict == NEUTRAL:
-            cost_ms = total_ms if ctx.first_byte_ns < 0 else -1.0
+        if outcome.verdict == OK and not ctx.survey.events:
+            cost_ms = self._cost_ms(ctx, plan, output_tokens)
+        elif outcome.verdict == NEUTRAL and ctx.first_byte_ns < 0:
+            # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
+            cost_ms = total_ms
         hint_ms = max(0, outcome.hint_ms)
         permit.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
         if ctx.usage_source == "provider":
             plan.pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
         if plan.chooser.learns:
+            ttft_ms = (ctx.first_byte_ns - plan.sent_ns) / 1e6 if ctx.first_byte_ns >= 0 else -1.0
             result = Result(outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, output_tokens)
             plan.chooser.strategy.observe(plan.position, plan.ask, result)
+
+    def _cost_ms(self, ctx: Context, plan: Plan, output_tokens: int) -> float:
+        """Return the time to the first byte, less what is due to the lengths of the prompt and of a whole answer."""
+        scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT + output_tokens / OUTPUT_TOKENS_PER_UNIT
+        return (ctx.first_byte_ns - plan.sent_ns) / 1e6 / scale
 
     async def _send(
         self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
@@ -319,7 +321,7 @@ class Gateway:
             ctx.survey = survey(exchange.headers, ctx.first)
         except UpstreamError as error:
             _close(exchange)
-            return None, snapshot.classifier.transport(error.kind), error
+            return None, snapshot.classifier.transport(error.kind, error.sent), error
         except asyncio.CancelledError:
             _close(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):

@@ -78,7 +78,7 @@ class _Worker:
                     limits.body_timeout_ms * 1_000_000,
                 )
             ),
-            segment=self._segment,
+            random_bits=around.random_bits,
             worker=self._slot,
             journal=journal,
             watch=watch,

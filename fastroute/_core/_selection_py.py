@@ -65,7 +65,7 @@ class RoundRobin:
         _check(position, self._n)
         self._next = position
 
-    def pick(self, candidates: Sequence[int]) -> int:
+    def pick(self, candidates: Candidates) -> int:
         """Return the first candidate at or cyclically after the position that follows the last pick."""
         best, nearest = -1, self._n
         for candidate in candidates:
@@ -107,7 +107,7 @@ class SmoothWeightedRoundRobin:
         self._current[i] = current
         self._effective[i] = max(0, min(effective, self._weights[i]))
 
-    def pick(self, candidates: Sequence[int]) -> int:
+    def pick(self, candidates: Candidates) -> int:
         """Return the next candidate; all of them are checked before any weight changes."""
         for candidate in candidates:
             _check(candidate, len(self._weights))

@@ -10,10 +10,15 @@ from typing import Final
 
 from fastroute._core.counters import Segment
 from fastroute.admin.app import AdminApp
+from fastroute.admin.explain import Question, answer
 from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
+from fastroute.build import Surroundings, build_snapshot
+from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.schema import Config
 from fastroute.downstream.listener import Listener
+from fastroute.routing.explain import Document
+from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
 
 INGEST_INTERVAL_S: Final = 1.0
@@ -28,8 +33,19 @@ class ControlPlane:
         state_dir = config.server.state_dir
         self._ingestor = Ingestor(os.path.join(state_dir, LEDGER_FILE), journal_directory(state_dir))
         key = config.server.admin.key
-        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0)
+        self._segment = segment
+        self._snapshot: Snapshot | None = None
+        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0, self._explain)
         self._socket = admin_socket
+
+    def _explain(self, question: Question) -> Document:
+        """Answer by a snapshot of this process: what it would choose now, by what all workers have seen."""
+        if self._snapshot is None:
+            rng = system_rng()
+            loop = asyncio.get_running_loop()
+            around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+            self._snapshot = build_snapshot(self._config, around)
+        return answer(question, self._config, self._snapshot, SYSTEM_CLOCK)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what the journals hold by then is in the ledger afterwards."""

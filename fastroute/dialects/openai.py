@@ -21,6 +21,7 @@ from fastroute.dialects._body import (
     table,
 )
 from fastroute.interfaces import DialectName, Usage
+from fastroute.dialects.refusals import error_kind as error_kind
 
 NAME: Final[DialectName] = "openai"
 #: The last usage of a stream is the whole usage (Perplexity repeats a running total).

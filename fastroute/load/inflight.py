@@ -20,11 +20,11 @@ class Permit:
         self._work = work
         self._held = True
 
-    def first_token(self, prefill: int) -> None:
-        """Give back the work that was the prompt's: the provider has read it."""
-        if self._held and 0 < prefill < self._work:
+    def first_token(self, prefill: int, cost_ms: float, now_ms: int) -> None:
+        """Give back the work that was the prompt's: the provider has read it. cost_ms: what that took, normalised."""
+        if self._held and 0 <= prefill < self._work:
             self._work -= prefill
-            self._attempts.first_token(self._worker, self._row, prefill)
+            self._attempts.first_token(self._worker, self._row, prefill, cost_ms, now_ms)
 
     def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
         """Count the attempt out and record how it went; see `Attempts.leave`."""

@@ -43,7 +43,7 @@ def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Do
         "model": plan.model,
         "strategy": plan.chooser.name,
         "rules": list(plan.decision.rule_ids),
-        "prompt_tokens": plan.ask.prompt_tokens if plan.ask is not None else 0,
+        "prompt_tokens": plan.ask.prompt_tokens,
         "panicking": bool(pool.candidates.panicking),
         "choice": pool.endpoints[position].id if position >= 0 else None,
         "refusal": refusal_document(refusal) if refusal is not None else None,
@@ -74,7 +74,6 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
     gate = pool.candidates.why(at, need)
     load = attempts.load(endpoint.index, now_ms)
     ask = plan.ask
-    assert ask is not None  # set by `plan`
     return {
         "endpoint": endpoint.id,
         "provider": endpoint.provider,

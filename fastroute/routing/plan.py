@@ -34,6 +34,8 @@ _IMAGE: Final = re.compile(
 )
 _GEMINI_MAX_TOKENS: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
 _ORDER_LIMIT: Final = 255
+#: The bit of a region that no provider is in.
+NOWHERE: Final = 63
 
 
 class Plan:
@@ -76,7 +78,7 @@ class Plan:
         self.route = route
         self.pool = pool
         self.chooser = chooser
-        self.ask: Ask | None = None
+        self.ask = Ask()
         self.decision: Decision = NO_DECISION
         self.policy: TenantPolicy | None = None
         self.model = ""
@@ -148,10 +150,8 @@ class Planner:
         """Return the position to try next, -1 when nobody is left in the plan's pool."""
         if self.gate(plan, now_ms) == 0:
             return -1
-        ask = plan.ask
-        assert ask is not None  # set by `plan`
-        ask.now_ms = now_ms
-        return plan.chooser.strategy.pick(plan.pool.candidates, ask)
+        plan.ask.now_ms = now_ms
+        return plan.chooser.strategy.pick(plan.pool.candidates, plan.ask)
 
     def gate(self, plan: Plan, now_ms: int) -> int:
         """Let the plan's pool through the gates; return how many candidates are left."""
@@ -234,8 +234,8 @@ class Planner:
         wishes = ctx.wishes
         if wishes.regions:
             for region in wishes.regions:
-                # A region that no provider has is bit 0, which no endpoint has either.
-                plan.regions |= 1 << self.regions.get(region, 0)
+                # One that no provider is in is a bit that no endpoint has.
+                plan.regions |= 1 << self.regions.get(region, NOWHERE)
 
     def _base_order(self, plan: Plan, ctx: Context) -> tuple[bytes | None, bytes | None]:
         """Return the order of providers by wish, tenant and rule, and the gate that each denied one fell at."""
@@ -278,8 +278,6 @@ class Planner:
         plan.prefill_work = prompt_tokens * 1000 // REFERENCE_WORK
         plan.work = plan.prefill_work + int(expected) * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
         ask = plan.ask
-        if ask is None:
-            ask = plan.ask = Ask()
         ask.prompt_tokens = prompt_tokens
         ask.output_tokens = int(expected)
         ask.tenant = ctx.principal.tenant

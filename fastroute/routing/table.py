@@ -12,6 +12,9 @@ from fastroute.interfaces import DialectName, Strategy
 #: A model name longer than this is unknown without being looked at.
 MAX_MODEL_BYTES: Final = 256
 
+# What the configuration does not allow in a model name either.
+_NOT_A_NAME: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+
 
 class Tier:
     """Interchangeable endpoints: positions into the snapshot's endpoint list, and the strategy that chooses."""
@@ -60,6 +63,9 @@ class RouteTable:
             return self._names[index], self._routes[index]
         if self._globs and 0 < end - start <= MAX_MODEL_BYTES:
             name = body[start:end].decode()
+            if _NOT_A_NAME.search(name):
+                # It would stand in a header field and in logs; no model is called so.
+                raise unknown_model(body[start:end])
             for pattern, route in self._globs:
                 if dialect in route.tiers and pattern.fullmatch(name):
                     return name, route
@@ -68,7 +74,7 @@ class RouteTable:
 
 def unknown_model(name: bytes) -> GatewayError:
     """Return the refusal of a model nobody serves (or the caller may not use, which must look the same)."""
-    shown = name[:64].decode(errors="replace")
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:64].decode(errors="replace"))
     return GatewayError(
         404, "model_not_found", f"the model '{shown}' does not exist or you may not use it", param="model"
     )

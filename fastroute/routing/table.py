@@ -13,6 +13,9 @@ from fastroute.routing.pool import Pool
 #: A model name longer than this is unknown without being looked at.
 MAX_MODEL_BYTES: Final = 256
 
+# What the configuration does not allow in a model name either.
+_NOT_A_NAME: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+
 
 class Route:
     """What a model name stands for: a pool of endpoints for each dialect it can be asked in, and where to go after.
@@ -69,6 +72,9 @@ class RouteTable:
             return self._names[index], self._routes[index]
         if self._globs and 0 < end - start <= MAX_MODEL_BYTES:
             name = body[start:end].decode()
+            if _NOT_A_NAME.search(name):
+                # It would stand in a header field and in logs; no model is called so.
+                raise unknown_model(body[start:end])
             for pattern, route in self._globs:
                 if dialect in route.pools and pattern.fullmatch(name):
                     return name, route
@@ -85,7 +91,7 @@ class RouteTable:
 
 def unknown_model(name: bytes) -> GatewayError:
     """Return the refusal of a model nobody serves (or the caller may not use, which must look the same)."""
-    shown = name[:64].decode(errors="replace")
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:64].decode(errors="replace"))
     return GatewayError(
         404, "model_not_found", f"the model '{shown}' does not exist or you may not use it", param="model"
     )

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastroute.upstream.mock import MockUpstream, Request, Script, json_response, sse_response
+from tests.e2e.client import ask, chat
 from tests.e2e.harness import Exchange, Gateway, RawAnswer, ThreadedUpstream, exchange
 from tests.fuzz.requests import CANARY, GOOD_MODEL, LIMITS, BadRequest, cases, post
 
@@ -117,3 +119,13 @@ def test_a_good_request_before_a_bad_one_is_served(gateway: Gateway) -> None:
     got = exchange(gateway.port, fill(gateway, post() + bad.raw))
     assert got.answers[0].status == 200
     assert got.closed
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\r\nx-evil: 1", "a b", "a\x7f", "a\u2028b", "\t"])
+def test_no_model_is_called_by_what_cannot_stand_in_a_field(name: str, tmp_path: Path) -> None:
+    with Gateway({"providers": [{"id": "echo", "type": "echo", "models": ["*"]}]}, tmp_path) as catch_all:
+        answer = ask(catch_all, KEY, chat(name))
+        assert answer.status == 404
+        assert answer.document["error"]["code"] == "model_not_found"
+        assert "x-evil" not in answer.headers
+        assert ask(catch_all, KEY, chat("modèle")).status == 200

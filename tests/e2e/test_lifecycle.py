@@ -105,6 +105,17 @@ def test_a_killed_worker_comes_back_and_nothing_settled_is_lost(tmp_path: Path) 
         assert requests_of(gateway) == 75
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling policies are the kernel's")
+def test_threads_of_the_children_do_not_preempt_each_other(tmp_path: Path) -> None:
+    with Gateway(ECHO, tmp_path) as gateway:
+        policies = {
+            os.sched_getscheduler(int(thread.name))
+            for pid in gateway.children()
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+        }
+        assert policies == {os.SCHED_BATCH}
+
+
 def test_a_killed_control_plane_disturbs_nobody(tmp_path: Path) -> None:
     with Gateway(ECHO, tmp_path) as gateway:
         until(lambda: bool(ask(gateway, KEY, chat()).status == 200 and has_control(gateway)), 10)

@@ -12,6 +12,7 @@ from typing import Final
 
 from fastroute._core._attempts_rules import (
     CLOSED,
+    DEFAULT_POLICY,
     FAILED,
     FORGOTTEN_MS,
     HALF_OPEN,
@@ -55,7 +56,7 @@ _CELL: Final = struct.Struct("=If")
 class Attempts:
     """Admission to endpoints and the one record of each attempt's end. Times are monotonic milliseconds."""
 
-    def __init__(self, segment: Segment, policy: Policy = Policy()) -> None:
+    def __init__(self, segment: Segment, policy: Policy = DEFAULT_POLICY) -> None:
         """Raises ValueError for a policy out of bounds."""
         self.policy = checked(policy)
         self._segment = segment

@@ -53,6 +53,9 @@ class Policy(NamedTuple):
     penalty_ms: int = 5_000
 
 
+DEFAULT_POLICY: Final = Policy()
+
+
 def checked(policy: Policy) -> Policy:
     """Return the policy, or raise ValueError for one that the cells have no room for."""
     if not 1 <= policy.failure_threshold <= MAX_SATURATED or not 1 <= policy.success_threshold <= MAX_SATURATED:

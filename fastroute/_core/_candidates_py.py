@@ -227,7 +227,7 @@ class Candidates:
     def _admits(self, row: int, now_ms: int) -> bool:
         word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
         state = word & 3
-        if state == _OPEN or state == _HALF_OPEN:
+        if state in (_OPEN, _HALF_OPEN):
             if word >> 24 <= now_ms:
                 return True
             return state == _HALF_OPEN and word >> 2 & 0xFF < self._half_open_max_calls

@@ -266,7 +266,7 @@ def weighted_random(Candidates candidates not None, bits, int64_t now_ms):
 
 
 cdef Py_ssize_t _draw(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that its cost does not grow with the pool."""
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
     cdef Py_ssize_t k, drawn, position = but
     for k in range(MAX_DRAWS):
         drawn = candidates.c_positions[_scale(_next(random), candidates.c_count)]

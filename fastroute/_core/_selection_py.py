@@ -185,7 +185,7 @@ def weighted_random(candidates: Candidates, bits: int, now_ms: int) -> int:
 
 
 def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that its cost does not grow with the pool."""
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
     positions = candidates.positions
     position = but
     for _ in range(_MAX_DRAWS):

@@ -15,8 +15,8 @@ from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
 from fastroute.build import Surroundings, build_snapshot
 from fastroute.clock import SYSTEM_CLOCK, system_rng
-from fastroute.config.schema import Config
 from fastroute.downstream.listener import Listener
+from fastroute.handout import Handout
 from fastroute.routing.explain import Document
 from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
@@ -28,8 +28,9 @@ LEDGER_FILE: Final = "ledger.db"
 class ControlPlane:
     """Ledger ingestion and the admin listener."""
 
-    def __init__(self, config: Config, segment: Segment, admin_socket: socket.socket) -> None:
-        self._config = config
+    def __init__(self, handout: Handout, segment: Segment, admin_socket: socket.socket) -> None:
+        config = handout.config
+        self._handout = handout
         state_dir = config.server.state_dir
         self._ingestor = Ingestor(os.path.join(state_dir, LEDGER_FILE), journal_directory(state_dir))
         key = config.server.admin.key
@@ -44,12 +45,18 @@ class ControlPlane:
             rng = system_rng()
             loop = asyncio.get_running_loop()
             around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
-            self._snapshot = build_snapshot(self._config, around)
-        return answer(question, self._config, self._snapshot, SYSTEM_CLOCK)
+            generation, rows, config = self._handout
+            self._snapshot = build_snapshot(config, around, generation, rows=rows)
+        return answer(question, self._handout.config, self._snapshot, SYSTEM_CLOCK)
+
+    def reload(self, handout: Handout) -> None:
+        """Go by another configuration from now on, except for what belongs to the server."""
+        self._handout = handout
+        self._snapshot = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what the journals hold by then is in the ledger afterwards."""
-        limits = self._config.server.limits
+        limits = self._handout.config.server.limits
         listener = Listener(
             self._app,
             self._socket,

@@ -12,7 +12,7 @@ from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Ask, DialectName, Header, Step
+from fastroute.interfaces import Ask, Step
 from fastroute.routing.pool import Chooser, Pool
 from fastroute.routing.refusals import refusal
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
@@ -41,13 +41,14 @@ NOWHERE: Final = 63
 class Plan:
     """Where one request may go, and has been.
 
-    `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `position`,
-    `sent_ns`: the attempt under way. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
+    `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `attempt`:
+    the one under way, the corridor's. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
     """
 
     __slots__ = (
         "ask",
+        "attempt",
         "capabilities",
         "chain",
         "chooser",
@@ -60,14 +61,12 @@ class Plan:
         "output_tokens",
         "policy",
         "pool",
-        "position",
         "prefill_work",
         "prompt_tokens",
         "refusal",
         "regions",
         "revisited",
         "route",
-        "sent_ns",
         "stages",
         "step",
         "tried",
@@ -94,8 +93,7 @@ class Plan:
         self.tried: list[int] = []
         self.chain: Sequence[Step] = route.fallbacks
         self.step = 0
-        self.position = -1
-        self.sent_ns = 0
+        self.attempt: Any = None
         self.refusal: GatewayError | None = None
         self.diverted = False
         self.killed = 0
@@ -348,4 +346,3 @@ def _rejected(decision: Decision) -> GatewayError:
     assert decision.reject is not None  # by the caller
     status, code, message, retry_after_s = decision.reject
     return GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
-

@@ -34,6 +34,7 @@ from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.hedge import Hedger
 from fastroute.interfaces import DialectName, Exchange, Record, Result
 from fastroute.load.inflight import Permit
+from fastroute.observe.access import AccessLog
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.pool import Pool
@@ -131,6 +132,7 @@ class Gateway:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         id_prefix: str,
+        access: AccessLog | None = None,
     ) -> None:
         self.snapshot = snapshot
         self._random_bits = random_bits
@@ -141,6 +143,7 @@ class Gateway:
         self.now = self._now = clock.monotonic_ns
         self._wall = clock.wall_ns
         self._id_prefix = id_prefix
+        self.access = access
         self.loop = loop
         self._pace = Pace(loop)
 
@@ -191,6 +194,8 @@ class Gateway:
         finally:
             self._watch.leave(ctx)
             self._settle(ctx)
+            if self.access is not None:
+                self.access.note(ctx)
 
     async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]

@@ -28,6 +28,7 @@ from fastroute.control.plane import ControlPlane
 from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import ConfigError, FastrouteError
 from fastroute.handout import Handout, receive, send
+from fastroute.observe.access import STDOUT
 from fastroute.rows import SPARE_ROWS, Rows, RowsError
 from fastroute.words import DRAINING
 from fastroute.worker import Inheritance, run_worker
@@ -89,6 +90,7 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then drain. Raises ServeError if it cannot start."""
         server = self._config.server
         lock_fd = _lock_state_dir(server.state_dir)
+        _try_access_log(server.access_log)
         data = _bind(server.host, server.port, server.backlog)
         admin = _bind(server.admin.host, server.admin_port, 128)
         segment_path = os.path.join(server.state_dir, "segment")
@@ -304,6 +306,15 @@ def _bind(host: str, port: int, backlog: int) -> socket.socket:
         return open_socket(host, port, backlog)
     except OSError as error:
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _try_access_log(path: str | None) -> None:
+    if path is None or path == STDOUT:
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    except OSError as error:
+        raise ServeError(f"cannot write the access log {path}: {error.strerror or error}") from None
 
 
 def _lock_state_dir(state_dir: str) -> int:

@@ -25,6 +25,8 @@ from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.gateway import Gateway
 from fastroute.handout import Handout, receive
+from fastroute.health.weighing import Weighing
+from fastroute.observe.access import AccessLog
 from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
 
@@ -78,6 +80,7 @@ class _Worker:
         rng = system_rng()
         around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
         limits = config.server.limits
+        access = _open_access_log(config, loop)
         generation, rows, _ = self._inherited.handout
         gateway = Gateway(
             snapshot=build_snapshot(config, around, generation, rows=rows),
@@ -96,7 +99,9 @@ class _Worker:
             clock=SYSTEM_CLOCK,
             loop=loop,
             id_prefix=f"fr-{secrets.token_hex(4)}-",
+            access=access,
         )
+        weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
         listener = Listener(
             App(gateway, lambda: self._segment.word(DRAINING) == 0),
             self._inherited.data_socket,
@@ -107,16 +112,20 @@ class _Worker:
         )
         self._watch_signals(loop, listener, watch)
         self._watch_channel(loop, gateway, watch, around)
+        weighing.start()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await listener.serve()
+        weighing.stop()
         if self._closing is not None:
             self._closing.cancel()
         for transport in gateway.snapshot.transports.values():
             await transport.close()
         journal.close()
+        if access is not None:
+            access.close()
 
     def _watch_signals(self, loop: asyncio.AbstractEventLoop, listener: Listener, watch: Watch) -> None:
         def stop() -> None:
@@ -152,6 +161,8 @@ class _Worker:
                 log.exception("configuration %d cannot be put in force; the one before stays", handout.generation)
                 return
             gateway.snapshot = new
+            if gateway.access is not None:
+                gateway.access.reopen()
             self._retiring.append(old)
             if self._closing is None or self._closing.done():
                 self._closing = loop.create_task(self._close_retired(gateway, watch))
@@ -178,6 +189,11 @@ def _open_journal(config: Config) -> JournalWriter:
     return JournalWriter(
         journal_directory(state_dir), allocate_boot(state_dir), next_boot=lambda: allocate_boot(state_dir)
     )
+
+
+def _open_access_log(config: Config, loop: asyncio.AbstractEventLoop) -> AccessLog | None:
+    path = config.server.access_log
+    return AccessLog(path, loop, SYSTEM_CLOCK.monotonic_ns) if path is not None else None
 
 
 async def _departed(ctx: Context) -> None:

@@ -53,6 +53,27 @@ class Policy(NamedTuple):
     penalty_ms: int = 5_000
 
 
+class Word(NamedTuple):
+    """What a BREAKER cell holds."""
+
+    state: int
+    probes: int
+    generation: int
+    until_ms: int
+
+
+def pack_word(word: Word) -> int:
+    """Return a BREAKER cell, as the signed number that the segment keeps."""
+    cell = word.state | word.probes << 2 | (word.generation & 0x3FFF) << 10 | word.until_ms << 24
+    return cell - (1 << 64) if cell >= 1 << 63 else cell
+
+
+def unpack_word(cell: int) -> Word:
+    """Return what a BREAKER cell holds."""
+    word = cell % (1 << 64)
+    return Word(word & 3, word >> 2 & 0xFF, word >> 10 & 0x3FFF, word >> 24)
+
+
 DEFAULT_POLICY: Final = Policy()
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fastroute._core.attempts import FAILED, OPEN, Attempts
+from fastroute._core._attempts_rules import FAILED, OPEN
+from fastroute._core.attempts import Attempts
 from fastroute._core.counters import Segment
 from fastroute.health.probe import end_open_time, open_breaker
 from fastroute.health.weighing import LEAST, weight_factor

@@ -27,6 +27,9 @@ REFUSED: Final = -1
 MAX_HINT_MS: Final = 300_000
 #: A probe that has not come back after this long, or after the open time if that is longer, died with its worker.
 PROBE_LOST_MS: Final = 60_000
+#: A time in a cell lies ahead of the caller's by no more than this: another worker has looked at the clock later. One
+#: that seems to lie further ahead is of long ago.
+MAX_AHEAD_MS: Final = 0xFFFF
 #: What an endpoint nobody has measured is taken to cost while its first request is under way.
 SEED_COST_MS: Final = 1_000.0
 #: A cost below this has decayed to nothing: the endpoint may be tried again.

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from fastroute.balance.consistent_hash import ConsistentHash
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.p2c import PowerOfTwoChoices
+from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
 from fastroute.balance.weighted_random import WeightedRandom
 from fastroute.balance.weighted_round_robin import WeightedRoundRobin
@@ -20,6 +22,8 @@ BUILT_IN: dict[str, Factory] = {
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
     "random": WeightedRandom,
+    "consistent_hash": ConsistentHash,
+    "prefix": Prefix,
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from fastroute.balance.least_connections import LeastConnections
+from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
 from fastroute.balance.round_robin import RoundRobinStrategy
 from fastroute.balance.weighted_random import WeightedRandom
@@ -19,6 +20,7 @@ BUILT_IN: dict[str, Factory] = {
     "round_robin": RoundRobinStrategy,
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
+    "least_latency": LeastLatency,
     "random": WeightedRandom,
 }
 

@@ -11,7 +11,18 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # The same names as fastroute._core._switch.COMPILED_MODULES; tests/unit/test_build.py holds them together.
-CORE_MODULES = ("affinity", "attempts", "candidates", "counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+CORE_MODULES = (
+    "affinity",
+    "attempts",
+    "candidates",
+    "counters",
+    "h1",
+    "jsonscan",
+    "modeltable",
+    "quantile",
+    "selection",
+    "sse",
+)
 
 
 def flag(name: str) -> bool:

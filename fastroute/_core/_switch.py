@@ -15,6 +15,7 @@ COMPILED_MODULES = (
     "h1",
     "jsonscan",
     "modeltable",
+    "quantile",
     "selection",
     "sse",
 )

@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 
 from fastroute.balance.consistent_hash import ConsistentHash
 from fastroute.balance.least_connections import LeastConnections
+from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
 from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
@@ -21,6 +22,7 @@ BUILT_IN: dict[str, Factory] = {
     "round_robin": RoundRobinStrategy,
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
+    "least_latency": LeastLatency,
     "random": WeightedRandom,
     "consistent_hash": ConsistentHash,
     "prefix": Prefix,

@@ -47,7 +47,7 @@ def test_the_delay_is_unknown_until_there_are_samples() -> None:
         one.observe("m", 10, 200.0)
     assert one.delay_ms("m", 10) == math.inf
     one.observe("m", 10, 200.0)
-    assert one.delay_ms("m", 10) == pytest.approx(200.0, rel=0.1)
+    assert one.delay_ms("m", 10) == pytest.approx(200.0, rel=0.5)
     assert one.delay_ms("other", 10) == math.inf
     assert one.delay_ms("m", 50_000) == math.inf
 

@@ -341,6 +341,8 @@ class Gateway:
         """
         if not ctx.attempts or outcome.verdict != FAILED or not outcome.retryable or plan.revisited == ctx.attempts:
             return False
+        if not outcome.again:
+            return False
         plan.revisited = ctx.attempts
         wait_ns = snapshot.backoff.delay_ms(ctx.attempts, self._random_bits()) * 1_000_000
         if self._now() + wait_ns >= ctx.deadline_ns:

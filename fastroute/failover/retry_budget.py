@@ -20,7 +20,8 @@ class RetryBudget:
         self._slot_ms = max(1, ttl_ms // SLOTS)
         # Without a share of requests to spend, a retry costs one unit of the reserve alone.
         self._cost = self._price or _DEPOSIT
-        self._reserve = int(min_per_s * ttl_ms / 1000) * self._cost
+        # A worker's share of a small reserve rounds to nothing; then not even the only request could be tried again.
+        self._reserve = max(int(min_per_s * ttl_ms / 1000), min_per_s > 0) * self._cost
         self._slots = [0] * SLOTS
         self._epoch = 0
         self._sum = 0

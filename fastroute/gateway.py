@@ -672,7 +672,6 @@ class Gateway:
         )
 
     def _row(self, ctx: Context, endpoint: Endpoint | None, record_id: int, cost: int | None) -> Record:
-        plan: Plan | None = ctx.plan
         return Record(
             record_id,
             ctx.arrived_wall_ns,
@@ -697,8 +696,6 @@ class Gateway:
             (self._now() - ctx.started_ns) // 1000,
             ctx.request_bytes,
             ctx.response_bytes,
-            plan.chooser.name if plan is not None else "",
-            plan.decision.header_value.decode() if plan is not None else "",
         )
 
 

@@ -33,7 +33,7 @@ class Half(NamedTuple):
 
 
 def halves() -> list[Any]:
-    """Return pytest params for the pure and the compiled half; None stands for one that is not built, and is skipped."""
+    """Return pytest params for the pure and the compiled half, None for one that is not built (which is skipped)."""
     return [pytest.param(_half(param), id=param.id, marks=param.marks) for param in twins("attempts")]
 
 

@@ -187,6 +187,8 @@ class Gateway:
                         outcome = answer.outcome
                     elif failure is not None:
                         outcome = snapshot.classifier.transport(failure.kind, failure.sent)
+                    elif outcome.retryable and self._has_others(ctx, plan, snapshot):
+                        failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
                 elif exchange is not None and _is_held(ctx, exchange):
                     body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
                     if body is not None:
@@ -242,6 +244,12 @@ class Gateway:
             ctx.attempts += 1
             ctx.first_byte_ns = -1
             return Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
+
+    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+        """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
+        if ctx.attempts >= snapshot.max_attempts:
+            return False
+        return plan.step < len(plan.chain) or snapshot.planner.gate(plan, self._now() // 1_000_000) > 0
 
     def _goes_on(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
         """Whether an attempt that ended so may be followed by another; turns the plan to where that may be."""
@@ -412,6 +420,7 @@ class Gateway:
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
         broken = ""
+        cut = classify.STREAM_BROKEN
         last = b""
         try:
             last = await self._pump(downstream, ctx, exchange, meter, kept)
@@ -421,12 +430,15 @@ class Gateway:
             if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
                 await self._meter_relay(ctx, meter, kept, outcome, whole=False)
                 raise
-            broken = _INTERRUPTIONS[ctx.resume()]
+            reason = ctx.resume()
+            broken = _INTERRUPTIONS[reason]
+            if reason != STREAM:
+                cut = classify.STREAM_ENDED
         mid_event = meter.mid_event
         tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
-            outcome = classify.STREAM_BROKEN
+            outcome = cut
         ctx.outcome = outcome.name
         self._settle(ctx)
         if broken and kept is not None:

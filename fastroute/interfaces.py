@@ -21,6 +21,7 @@ OutcomeName = Literal[
     "cancelled",  # the client left
     "refused",  # we refused before any attempt was made
     "internal_error",  # a fault of fastroute itself
+    "hedged",  # not a request: the attempt of one that lost a race, which its provider bills all the same
 ]
 
 

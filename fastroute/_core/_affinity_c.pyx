@@ -12,9 +12,6 @@ from fastroute._core._candidates_c cimport Candidates
 
 from fastroute._core._affinity_py import MAX_NODES, checked_block_bytes, checked_slots
 
-cdef extern from "stdlib.h":
-    void *aligned_alloc(size_t alignment, size_t size) noexcept
-
 cdef extern from "Python.h":
     # Clips to what a Py_ssize_t holds where `overflow` is NULL.
     Py_ssize_t PyNumber_AsSsize_t(object o, void *overflow) except? -1
@@ -165,6 +162,8 @@ cdef class PrefixTable:
     cdef uint64_t *_slots
     # _words to a slot.
     cdef uint64_t *_masks
+    # What `_slots` and `_masks` are parts of.
+    cdef void *_memory
     cdef unsigned char *_hands
     # By position.
     cdef int32_t *_depths
@@ -185,17 +184,17 @@ cdef class PrefixTable:
         self._block_bytes = checked_block_bytes(block_bytes)
         self._words = min(max((self._nodes._n + WORD_BITS - 1) // WORD_BITS, 1), MAX_WORDS)
         size = self._set_count * WAYS * sizeof(uint64_t)
-        self._slots = <uint64_t *>aligned_alloc(LINE_BYTES, size)
-        self._masks = <uint64_t *>calloc(self._set_count * WAYS * self._words, sizeof(uint64_t))
+        # From calloc: what no prompt has touched takes no memory.
+        self._memory = calloc(size * (1 + self._words) + LINE_BYTES, 1)
+        self._slots = <uint64_t *>((<size_t>self._memory + LINE_BYTES - 1) & ~<size_t>(LINE_BYTES - 1))
+        self._masks = self._slots + self._set_count * WAYS
         self._hands = <unsigned char *>calloc(self._set_count, 1)
         self._depths = <int32_t *>calloc(self._nodes._n + 1, sizeof(int32_t))
-        if self._slots == NULL or self._masks == NULL or self._hands == NULL or self._depths == NULL:
+        if self._memory == NULL or self._hands == NULL or self._depths == NULL:
             raise MemoryError
-        memset(self._slots, 0, size)
 
     def __dealloc__(self):
-        free(self._slots)
-        free(self._masks)
+        free(self._memory)
         free(self._hands)
         free(self._depths)
 
@@ -291,6 +290,7 @@ cdef class PrefixTable:
         cdef Py_ssize_t last = PyNumber_AsSsize_t(end, NULL)
         cdef const unsigned char *at
         cdef uint64_t value = _hash(tenant)
+        cdef Py_ssize_t slot
         first = min(max(first, 0), size)
         last = min(max(last, first), size)
         at = <const unsigned char *>PyBytes_AS_STRING(prompt) + first
@@ -298,7 +298,10 @@ cdef class PrefixTable:
         for i in range(self._blocks):
             value = fr_mix(value ^ fr_hash(at + i * self._block_bytes, self._block_bytes))
             self._chain[i] = value
-            fr_prefetch(&self._slots[self._set_of(_tag(value)) * WAYS])
+            # The memory is fetched while the next blocks are hashed.
+            slot = self._set_of(_tag(value)) * WAYS
+            fr_prefetch(&self._slots[slot])
+            fr_prefetch(&self._masks[slot * self._words])
         if self._blocks == 0:
             value = fr_mix(value ^ fr_hash(at, last - first))
         self._last = value

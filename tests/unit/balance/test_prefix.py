@@ -199,13 +199,14 @@ class Replicas:
         return self.hits / self.blocks
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("systems", [1, 20])
 @pytest.mark.parametrize("shared_loads", [True, False], ids=["workers", "gateways"])
-def test_two_that_share_a_fleet_lose_little(tmp_path: Path, systems: int, shared_loads: bool) -> None:
-    """At most 3 points of the share of prompt blocks that are found in a cache."""
-    one = Replicas(tmp_path, 1, True, seed=1).converse(120, systems)
-    two = Replicas(tmp_path, 2, shared_loads, seed=1).converse(120, systems)
-    assert one > 0.75
+def test_two_that_share_a_fleet_lose_little(tmp_path: Path, seed: int, systems: int, shared_loads: bool) -> None:
+    """At most 3 points of the share of prompt blocks that are found in a cache, what is lost in learning included."""
+    one = Replicas(tmp_path, 1, True, seed).converse(400, systems)
+    two = Replicas(tmp_path, 2, shared_loads, seed).converse(400, systems)
+    assert one > 0.8
     assert two >= one - 0.03
 
 

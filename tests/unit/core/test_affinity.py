@@ -451,6 +451,38 @@ def test_what_conversations_begin_with_does_not_bind_them(affinity: ModuleType, 
         assert router.pick(prompt + blocks(rng, 2)) == home
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["alone-first", "never-alone"])
+def test_the_fourth_fork_makes_a_common_beginning(
+    affinity: ModuleType, fleet_of: Callable[..., Fleet], alone: bool
+) -> None:
+    rng = random.Random(26)
+    fleet = fleet_of(4)
+    router = Router(affinity, fleet)
+    system = blocks(rng, 20)
+    home = router.pick(system if alone else system + blocks(rng, 1))
+    if alone:
+        # Nothing has gone on from here before: that is no fork.
+        fleet.set_loads([20 if i == home else 0 for i in range(4)])
+        assert router.pick(system + blocks(rng, 1)) == home
+    # Too loaded for a new prompt.
+    fleet.set_loads([20 if i == home else 0 for i in range(4)])
+    assert [router.pick(system + blocks(rng, 1)) for _ in range(4)] == [home] * 4
+    assert all(router.pick(system + blocks(rng, 1)) != home for _ in range(10))
+
+
+def test_a_common_beginning_survives_a_reload(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
+    rng = random.Random(27)
+    fleet = fleet_of(4)
+    old, new = Router(affinity, fleet), Router(affinity, fleet)
+    system = blocks(rng, 20)
+    home = old.pick(system + blocks(rng, 1))
+    fleet.set_loads([20 if i == home else 0 for i in range(4)])
+    assert [old.pick(system + blocks(rng, 1)) for _ in range(3)] == [home] * 3
+    new.table.adopt(old.table, range(4))
+    assert new.pick(system + blocks(rng, 1)) == home
+    assert new.pick(system + blocks(rng, 1)) != home
+
+
 def test_a_conversation_that_grows_is_no_fork(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
     rng = random.Random(16)
     fleet = fleet_of(4)
@@ -537,9 +569,9 @@ def test_a_full_table_gives_up_what_nobody_asked_for(affinity: ModuleType, fleet
     router.pick(kept)
     for _ in range(300):
         router.pick(blocks(rng, 4))
+        assert router.depth(0, kept) == 10
         router.pick(kept)
     assert len(router.table) == 256
-    assert router.depth(0, kept) == 10
     for _ in range(300):
         router.pick(blocks(rng, 4))
     assert router.depth(0, kept) == 0
@@ -597,6 +629,23 @@ def test_the_table_survives_a_reload(affinity: ModuleType, fleet_of: Callable[..
             assert new.depth(mine, prompt) == (4 if theirs == home else 0)
     assert len(new.table) == 4 * sum(home != 1 for home in homes)
     assert len(old.table) == 240
+
+
+def test_a_reload_keeps_the_order_of_giving_up(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
+    rng = random.Random(28)
+    fleet = fleet_of(1)
+    old, new = Router(affinity, fleet, slots=8), Router(affinity, fleet, slots=8)
+    prompts = [blocks(rng, 1) for _ in range(11)]
+    for prompt in prompts:
+        old.pick(prompt)
+    # 3 to 10 are left, 3 the next to go, but for having been asked for.
+    old.pick(prompts[3])
+    new.table.adopt(old.table, [0])
+    for gone in (4, 5, 6):
+        assert new.depth(0, prompts[gone]) == 1
+        new.pick(blocks(rng, 1))
+        assert new.depth(0, prompts[gone]) == 0
+    assert [new.depth(0, prompt) for prompt in prompts] == [0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("slots", [64, 1000, 65536])

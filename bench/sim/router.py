@@ -19,6 +19,7 @@ from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.gateway import PROMPT_TOKENS_PER_UNIT
+from fastroute.health.weighing import weigh
 from fastroute.interfaces import Ask, Header, PoolInfo, Result, Strategy
 from fastroute.load.inflight import Permit
 from fastroute.routing.plan import OUTPUT_TOKEN_WORK, REFERENCE_WORK
@@ -46,7 +47,14 @@ class Router:
     """One gateway: everything that decides is its own. Its requests are streamed."""
 
     def __init__(
-        self, config: Config, strategy: str, servers: Sequence[Server], clock: Clock, rng: Random, trace: Trace, path: str
+        self,
+        config: Config,
+        strategy: str,
+        servers: Sequence[Server],
+        clock: Clock,
+        rng: Random,
+        trace: Trace,
+        path: str,
     ) -> None:
         routing = config.routing
         self.segment = Segment.create(path, 1, len(servers))
@@ -59,11 +67,13 @@ class Router:
         self._strategy: Strategy = self._pool.chooser(strategy).strategy
         self._retry = routing.retry
         self._total_ms = routing.timeouts.total_ms
-        self._budget = RetryBudget(routing.retry.budget.percent, routing.retry.budget.min_per_s, routing.retry.budget.ttl_ms)
+        self._budget = RetryBudget(
+            routing.retry.budget.percent, routing.retry.budget.min_per_s, routing.retry.budget.ttl_ms
+        )
         self._backoff = Backoff(routing.retry.backoff)
         self._classifier = Classifier(frozenset(routing.retry.on_status), routing.retry.max_retry_after_ms)
         self._need = Need()
-        self._need.panic_percent = routing.breaker.panic_percent
+        self._panic_percent = routing.breaker.panic_percent
         self._need.panic_min = routing.breaker.panic_min_endpoints
         self._need.slow_start_ms = routing.breaker.slow_start_ms
 
@@ -94,9 +104,19 @@ class Router:
             config.routing.options,
         )
         return Pool(
-            "model", "openai", tuple(self._servers), candidates, info,
-            lambda name, info: find_strategy(name)(info), limited=False, blind=False,
-        )  # fmt: skip
+            "model",
+            "openai",
+            tuple(self._servers),
+            candidates,
+            info,
+            lambda name, of: find_strategy(name)(of),
+            limited=False,
+            blind=False,
+        )
+
+    def weigh(self) -> None:
+        """Do what the gateway does every `weighing.INTERVAL_S`."""
+        weigh([self._pool], self.attempts, self._clock.now_ms)
 
     def arrive(self, job: Job) -> None:
         """Take a request in."""
@@ -106,15 +126,15 @@ class Router:
         ask.output_tokens = int(self._pool.output_tokens)
         ask.tenant = "default"
         ask.stream = True
+        ask.session = job.session
         ask.prompt = job.prompt
         ask.prompt_end = len(job.prompt)
         self._serve(Flight(job, ask, self._clock.now + self._total_ms))
 
     def _serve(self, flight: Flight, last: Outcome | None = None) -> None:
         """Send the request somewhere, later if it has to be waited for, or give it up."""
-        if flight.attempts >= self._retry.max_attempts:
-            self._fail(flight)
-        elif not self._send(flight) and not self._revisit(flight, last):
+        spent = flight.attempts >= self._retry.max_attempts
+        if spent or not (self._send(flight) or self._revisit(flight, last)):
             self._fail(flight)
 
     def _send(self, flight: Flight) -> bool:
@@ -139,13 +159,20 @@ class Router:
         need = self._need
         need.now_ms = now_ms
         need.tried = flight.tried
+        need.panic_percent = 0 if flight.attempts else self._panic_percent
         if self._pool.candidates.gate(need) == 0:
             return -1
         flight.ask.now_ms = now_ms
         return self._strategy.pick(self._pool.candidates, flight.ask)
 
     def _revisit(self, flight: Flight, last: Outcome | None) -> bool:
-        if last is None or last.verdict != FAILED or not last.retryable or flight.revisited == flight.attempts:
+        if (
+            last is None
+            or last.verdict != FAILED
+            or not last.retryable
+            or not last.again
+            or flight.revisited == flight.attempts
+        ):
             return False
         flight.revisited = flight.attempts
         wait_ms = self._backoff.delay_ms(flight.attempts, self._bits())
@@ -207,7 +234,7 @@ class Router:
         tokens = 0
         if verdict == OK:
             tokens = job.output_tokens
-            self._pool.learn(job.prompt_tokens * 4, job.prompt_tokens, tokens)
+            self._pool.learn(len(job.prompt), job.prompt_tokens, tokens)
         result = Result(verdict, ttft_ms, self._clock.now - attempt.sent_ms, cost, tokens)
         self._strategy.observe(attempt.position, attempt.flight.ask, result)
 

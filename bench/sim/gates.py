@@ -23,14 +23,17 @@ from bench.sim.trace import Trace
 #: Half-open probes go one after the other, each as long as an answer: time enough for all that close a breaker.
 PROBING_S: Final = 5.0
 #: How long a share is looked at after it has been absorbed again.
-ABSORBED_S: Final = 50.0
+ABSORBED_S: Final = 40.0
+#: How long, and from when on, a share is looked at for comparison.
+UNDISTURBED_S: Final = (5.0, 60.0)
 
 #: Who promises to keep away from an endpoint for being slow. The others do not look at it, or (least_latency) give
 #: whoever they know little of a small share in any case, which decides P99.
 _AVOIDS_SLOW: Final = frozenset({"p2c", "least_latency"})
 _AVOIDS_SLOW_AT_P99: Final = frozenset({"p2c"})
-#: What it was worth has to be learnt anew.
-_COMES_BACK_LATE: Final = frozenset({"adaptive"})
+#: Whose share comes back more slowly than the weight: what an endpoint is worth has to be learnt anew (adaptive), and
+#: conversations stay where their cache is until they end (prefix).
+_COMES_BACK_LATE: Final = frozenset({"adaptive", "prefix"})
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,12 @@ def judge(runs: Runs, strategies: list[str], gates: str = "abcde") -> list[Verdi
 
 
 def _absorbed(runs: Runs, scenario: Scenario, strategy: str) -> float:
-    """Return the share of the one that failed, after its probe and slow start, over that in a run without a failure."""
+    """Return the share of the one that failed, after its probe and slow start, over that where nothing fails."""
     trace = runs.of(scenario, strategy)
-    undisturbed = runs.of(replace(scenario, name=f"{scenario.name}, undisturbed", changes=()), strategy)
+    calm = replace(scenario, name=f"{scenario.name}, undisturbed", changes=(), seconds=UNDISTURBED_S[1])
     from_s = trace.probe_at_s[AFFECTED] + PROBING_S + scenario.config.routing.breaker.slow_start_ms / 1000.0
     to_s = min(from_s + ABSORBED_S, scenario.seconds)
-    usual = undisturbed.share(AFFECTED, from_s, to_s)
+    usual = runs.of(calm, strategy).share(AFFECTED, *UNDISTURBED_S)
     return trace.share(AFFECTED, from_s, to_s) / usual if usual else 1.0
 
 

@@ -102,15 +102,19 @@ OUTAGE_OF_THREE: Final = replace(
 )
 RECOVERY: Final = Scenario(
     "recovery",
-    "one of two is down from 20 to 50 s",
+    "one of two is down from 10 to 30 s",
     _TWO,
-    (105, 155),
-    (Change(20, AFFECTED, {"error_share": 1.0}), Change(50, AFFECTED)),
-    rate_per_s=200.0,
-    seconds=155.0,
+    (95, 135),
+    (Change(10, AFFECTED, {"error_share": 1.0}), Change(30, AFFECTED)),
+    rate_per_s=150.0,
+    seconds=135.0,
 )
 FAILBACK: Final = replace(
-    RECOVERY, name="failback", about="the same with one in a second tier", fleet=_PRIMARY_AND_STANDBY
+    RECOVERY,
+    name="failback",
+    about="the same with the other in a second tier",
+    fleet=_PRIMARY_AND_STANDBY,
+    rate_per_s=20.0,
 )
 ONE_ROUTER: Final = Scenario(
     "one-router", "all is well, with prefix caches", _CACHED, (20, 60), rate_per_s=40.0, seconds=60.0

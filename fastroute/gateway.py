@@ -316,6 +316,12 @@ class Gateway:
             permit = Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
             return Attempt(endpoint, position, permit, now_ms * 1_000_000)
 
+    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+        """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
+        if ctx.attempts >= snapshot.max_attempts:
+            return False
+        return plan.step < len(plan.chain) or snapshot.planner.gate(plan, self._now() // 1_000_000) > 0
+
     def _goes_on(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
         """Whether an attempt that ended so may be followed by another; turns the plan to where that may be."""
         if outcome.kind == "context_window" or outcome.kind == "content_policy":
@@ -451,13 +457,17 @@ class Gateway:
     async def _hold(self, exchange: Exchange, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> bool:
         """Read an error answer, which another attempt may make unnecessary, and judge it.
 
-        False: it is too large to be held, and is the answer.
+        False: it is too large to be held, nobody else is left to be tried, and so it is the answer.
         """
         body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+        if failure is not None:
+            attempt.fail(failure, snapshot.classifier)
+            return True
         if body is None:
-            if failure is not None:
-                attempt.fail(failure, snapshot.classifier)
-            return failure is not None
+            if not attempt.outcome.retryable or not self._has_others(ctx, ctx.plan, snapshot):
+                return False
+            attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
+            return True
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
         if outcome.hint_ms >= 0:
             ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
@@ -494,6 +504,7 @@ class Gateway:
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
         broken = ""
+        cut = classify.STREAM_BROKEN
         last = b""
         try:
             last = await self._pump(downstream, ctx, exchange, meter, kept)
@@ -503,12 +514,15 @@ class Gateway:
             if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
                 await self._meter_relay(ctx, meter, kept, outcome, whole=False)
                 raise
-            broken = _INTERRUPTIONS[ctx.resume()]
+            reason = ctx.resume()
+            broken = _INTERRUPTIONS[reason]
+            if reason != STREAM:
+                cut = classify.STREAM_ENDED
         mid_event = meter.mid_event
         tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
-            outcome = attempt.outcome = classify.STREAM_BROKEN
+            outcome = attempt.outcome = cut
         ctx.outcome = outcome.name
         self._settle(ctx)
         if broken and kept is not None:
@@ -672,7 +686,6 @@ class Gateway:
         )
 
     def _row(self, ctx: Context, endpoint: Endpoint | None, record_id: int, cost: int | None) -> Record:
-        plan: Plan | None = ctx.plan
         return Record(
             record_id,
             ctx.arrived_wall_ns,
@@ -697,8 +710,6 @@ class Gateway:
             (self._now() - ctx.started_ns) // 1000,
             ctx.request_bytes,
             ctx.response_bytes,
-            plan.chooser.name if plan is not None else "",
-            plan.decision.header_value.decode() if plan is not None else "",
         )
 
 

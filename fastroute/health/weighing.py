@@ -6,11 +6,11 @@ little it was used. Latency is left to the strategies that look at it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from fastroute._core.attempts import Attempts
-from fastroute.routing.pool import Pool
+from fastroute._core.candidates import Candidates
 
 INTERVAL_S: Final = 1.0
 #: However bad, it gets this share of its weight: else nobody would notice that it is well again.
@@ -24,12 +24,11 @@ def weight_factor(good: int, failed: int) -> float:
     return max(LEAST, share * share)
 
 
-def weigh(pools: list[Pool], attempts: Attempts, now_ms: int) -> None:
-    """Set the factors of every endpoint of the pools."""
-    for pool in pools:
-        for position, row in enumerate(pool.info.rows):
-            good, failed = attempts.health(row, now_ms)
-            pool.candidates.set_factor(position, weight_factor(good, failed))
+def weigh(candidates: Candidates, rows: Sequence[int], attempts: Attempts, now_ms: int) -> None:
+    """Set the factor of every endpoint of a pool. rows: theirs, in the order of their positions."""
+    for position, row in enumerate(rows):
+        good, failed = attempts.health(row, now_ms)
+        candidates.set_factor(position, weight_factor(good, failed))
 
 
 class Weighing:
@@ -54,5 +53,7 @@ class Weighing:
 
     def _tick(self) -> None:
         snapshot = self._snapshot()
-        weigh(list(snapshot.routes.pools.values()), snapshot.attempts, self._now() // 1_000_000)
+        now_ms = self._now() // 1_000_000
+        for pool in snapshot.routes.pools.values():
+            weigh(pool.candidates, pool.info.rows, snapshot.attempts, now_ms)
         self.start()

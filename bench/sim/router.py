@@ -122,7 +122,7 @@ class Router:
 
     def weigh(self) -> None:
         """Do what the gateway does every `weighing.INTERVAL_S`."""
-        weigh([self._pool], self.attempts, self._clock.now_ms)
+        weigh(self._pool.candidates, self._pool.info.rows, self.attempts, self._clock.now_ms)
 
     def arrive(self, job: Job) -> None:
         """Take a request in."""

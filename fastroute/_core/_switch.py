@@ -9,6 +9,7 @@ import os
 
 COMPILED_MODULES = (
     "attempts",
+    "bandit",
     "candidates",
     "counters",
     "h1",

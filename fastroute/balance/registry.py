@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from fastroute.balance.adaptive import Adaptive
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
@@ -21,6 +22,7 @@ BUILT_IN: dict[str, Factory] = {
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
     "least_latency": LeastLatency,
+    "adaptive": Adaptive,
     "random": WeightedRandom,
 }
 

@@ -15,6 +15,7 @@ CORE_MODULES = (
     "attempts",
     "bandit",
     "candidates",
+    "cheapest",
     "counters",
     "h1",
     "jsonscan",

@@ -19,8 +19,8 @@ LAYERS: Final = 256
 TAIL: Final = 3.6541528853610088
 
 #: A gamma variate made of the normal variate x is accepted at once with probability 1 - SQUEEZE c^2 x^4. For d = 2/3
-#: that is Marsaglia and Tsang's 1 - 0.0331 x^4. The exact bound is the exponential of d times a function of c x alone, so
-#: it stays above a line through 1 that it is above at d = 2/3; and c^2 x^4 is d times a function of c x.
+#: that is Marsaglia and Tsang's 1 - 0.0331 x^4. The exact bound is the exponential of d times a function of c x, so it
+#: stays above a line through 1 that it is above at d = 2/3; and c^2 x^4 is d times a function of c x.
 SQUEEZE: Final = 0.0331 * 6.0
 
 

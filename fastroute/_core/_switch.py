@@ -11,6 +11,7 @@ COMPILED_MODULES = (
     "attempts",
     "bandit",
     "candidates",
+    "cheapest",
     "counters",
     "h1",
     "jsonscan",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from fastroute.balance.adaptive import Adaptive
+from fastroute.balance.cost_optimized import CostOptimized
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
@@ -22,6 +23,7 @@ BUILT_IN: dict[str, Factory] = {
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
     "least_latency": LeastLatency,
+    "cost_optimized": CostOptimized,
     "adaptive": Adaptive,
     "random": WeightedRandom,
 }

@@ -23,6 +23,7 @@ CORE_MODULES = (
     "quantile",
     "selection",
     "sse",
+    "time_window",
 )
 
 

@@ -19,6 +19,7 @@ COMPILED_MODULES = (
     "quantile",
     "selection",
     "sse",
+    "time_window",
 )
 
 

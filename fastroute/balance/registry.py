@@ -9,6 +9,7 @@ from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
 from fastroute.balance.round_robin import RoundRobinStrategy
+from fastroute.balance.time_window import TimeWindow
 from fastroute.balance.weighted_random import WeightedRandom
 from fastroute.balance.weighted_round_robin import WeightedRoundRobin
 from fastroute.interfaces import PoolInfo, Strategy
@@ -26,6 +27,7 @@ BUILT_IN: dict[str, Factory] = {
     "cost_optimized": CostOptimized,
     "adaptive": Adaptive,
     "random": WeightedRandom,
+    "time_window": TimeWindow,
 }
 
 

@@ -77,8 +77,9 @@ class Cheapest:
         """Return how many attempts a success is expected to take."""
         good = failed = 0
         epoch = now_ms // self._bucket_ms
-        for i in range(WINDOW_BUCKETS):
-            word = segment.cell(row, WINDOW_0 + i) % (1 << 64)
+        first = segment._shared_at(row, WINDOW_0)
+        for word in segment._cells[first : first + WINDOW_BUCKETS]:
+            # A bucket's epoch fills the cell to the sign, which the remainder takes away.
             if word and (epoch - (word >> 40)) % _EPOCHS < WINDOW_BUCKETS:
                 good += word >> 20 & _FULL
                 failed += word & _FULL

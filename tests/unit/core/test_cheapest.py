@@ -221,7 +221,7 @@ endpoint = st.tuples(
     price,
     st.sampled_from([0.0, 0.5, 1.0, 7.0]),
     st.integers(-1, 5),
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**44 - 1) | st.integers(33 << 40, (34 << 40) - 1))),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(-(2**63), 2**63 - 1) | st.integers(30 << 40, (34 << 40) - 1))),
 )
 
 

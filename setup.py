@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 # The same names as fastroute._core._switch.COMPILED_MODULES; tests/unit/test_build.py holds them together.
 CORE_MODULES = (
+    "affinity",
     "attempts",
     "bandit",
     "candidates",
@@ -49,7 +50,7 @@ def extensions() -> list[Extension]:
             f"fastroute._core._{name}_c",
             [str(core / f"_{name}_c.pyx")],
             depends=[str(path) for path in sorted([*core.glob("*.h"), *core.glob("*.pxd")])],
-            # Contraction to fused multiply-add would give other last digits than the pure half.
+            # No fused multiply-add: the halves are to compute the same to the last bit.
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off"],
             optional=not require,
         )

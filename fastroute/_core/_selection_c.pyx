@@ -235,7 +235,7 @@ def p2c(Candidates candidates not None, bits, int64_t now_ms, int64_t decay_ms):
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
     second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
     if first_load <= second_load * ALIKE and second_load <= first_load * ALIKE:
-        return first if c_unit(&random) * (first_weight + second_weight) < first_weight else second
+        return first
     return first if first_load < second_load else second
 
 
@@ -250,18 +250,32 @@ def weighted_random(Candidates candidates not None, bits, int64_t now_ms):
 
 
 cdef Py_ssize_t c_draw(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that its cost does not grow with the pool."""
-    cdef Py_ssize_t k, drawn, position = but
-    for k in range(MAX_DRAWS):
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
+    cdef Py_ssize_t _k, drawn
+    for _k in range(MAX_DRAWS):
         drawn = candidates.c_positions[_scale(c_next(random), candidates.c_count)]
-        if drawn == but:
+        if drawn != but and c_unit(random) * candidates.max_weight < candidates.c_weight(drawn, now_ms):
+            return drawn
+    return _draw_from_all(candidates, random, now_ms, but)
+
+
+cdef Py_ssize_t _draw_from_all(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
+    """Draw as `c_draw` does, at the cost of a look at everybody; see the pure half."""
+    cdef Py_ssize_t k, position, last = -1
+    cdef double total = 0.0, left
+    for k in range(candidates.c_count):
+        if candidates.c_positions[k] != but:
+            total += candidates.c_weight(candidates.c_positions[k], now_ms)
+    left = c_unit(random) * total
+    for k in range(candidates.c_count):
+        position = candidates.c_positions[k]
+        if position == but:
             continue
-        position = drawn
-        if c_unit(random) * candidates.max_weight < candidates.c_weight(position, now_ms):
+        last = position
+        left -= candidates.c_weight(position, now_ms)
+        if left < 0.0:
             return position
-    if position != but:
-        return position
-    return candidates.c_positions[0] if candidates.c_positions[0] != but else candidates.c_positions[1]
+    return last
 
 
 cdef double _load(Candidates candidates, Py_ssize_t position, double share, int64_t now_ms, int64_t decay_ms) noexcept:

@@ -5,9 +5,11 @@ from importlib.metadata import entry_points
 
 from fastroute.balance.adaptive import Adaptive
 from fastroute.balance.cost_optimized import CostOptimized
+from fastroute.balance.consistent_hash import ConsistentHash
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
+from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
 from fastroute.balance.time_window import TimeWindow
 from fastroute.balance.weighted_random import WeightedRandom
@@ -28,6 +30,8 @@ BUILT_IN: dict[str, Factory] = {
     "adaptive": Adaptive,
     "random": WeightedRandom,
     "time_window": TimeWindow,
+    "consistent_hash": ConsistentHash,
+    "prefix": Prefix,
 }
 
 

@@ -30,7 +30,7 @@ breaker = st.builds(
 cost = st.builds(lambda value, stamp_ms: value << 32 | stamp_ms, st.integers(0, 0x461C4000), time_ms)
 endpoint = st.fixed_dictionaries(
     {
-        "weight": st.sampled_from([0, 1, 1, 2, 100]) | st.floats(0, 1e6),
+        "weight": st.sampled_from([0, 1, 1, 2, 100, 10**9]) | st.floats(1e-3, 1e9),
         "ranks": st.integers(0, 2),
         "providers": st.integers(0, PROVIDERS - 1),
         "regions": st.integers(0, 3) | st.just(63),

@@ -569,4 +569,5 @@ def test_p2c_balances_far_better_than_chance(half: Half, segment: Any) -> None:
         by_chance[rng.randrange(n)] += 1
     work = [segment.total(row, cells.WORK) // 1_000 for row in range(n)]
     assert sum(work) == each * n
-    assert max(work) <= 14 < max(by_chance)
+    # Loads of which one is half again the other are no longer alike.
+    assert max(work) <= 1.5 * each < max(by_chance)

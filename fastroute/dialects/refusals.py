@@ -17,7 +17,8 @@ _CONTENT: Final = re.compile(
     re.IGNORECASE,
 )
 _QUOTA: Final = re.compile(
-    rb"insufficient_quota|credit balance is too low|billing_hard_limit_reached|billing_not_active|exceeded your current quota, please check",
+    rb"insufficient_quota|credit balance is too low|billing_hard_limit_reached|billing_not_active"
+    rb"|exceeded your current quota, please check",
     re.IGNORECASE,
 )
 

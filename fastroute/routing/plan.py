@@ -12,7 +12,7 @@ from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Ask, DialectName, Header, Step
+from fastroute.interfaces import Ask, Step
 from fastroute.routing.pool import Chooser, Pool
 from fastroute.routing.refusals import refusal
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
@@ -42,14 +42,15 @@ class Plan:
     """Where one request may go, and has been.
 
     `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the
-    route it began with; `past`: what was tried in pools that the chain has left, for when it comes back. `position`,
-    `sent_ns`: the attempt under way. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
+    route it began with; `past`: what was tried in pools that the chain has left, for when it comes back. `attempt`: the
+    one under way, the corridor's. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
     """
 
     __slots__ = (
         "ask",
         "asked",
+        "attempt",
         "capabilities",
         "chain",
         "chooser",
@@ -63,14 +64,12 @@ class Plan:
         "past",
         "policy",
         "pool",
-        "position",
         "prefill_work",
         "prompt_tokens",
         "refusal",
         "regions",
         "revisited",
         "route",
-        "sent_ns",
         "stages",
         "step",
         "tried",
@@ -98,8 +97,7 @@ class Plan:
         self.tried: list[int] = []
         self.chain: Sequence[Step] = route.fallbacks
         self.step = 0
-        self.position = -1
-        self.sent_ns = 0
+        self.attempt: Any = None
         self.refusal: GatewayError | None = None
         self.diverted = False
         self.killed = 0
@@ -126,8 +124,8 @@ class Planner:
         self.tenants = tenants
         self.providers = providers
         self.regions = regions
+        self._panic_percent = panic_percent
         self._need = Need()
-        self._need.panic_percent = panic_percent
         self._need.panic_min = panic_min
         self._need.slow_start_ms = slow_start_ms
 
@@ -173,6 +171,9 @@ class Planner:
         need.max_cost_pico = plan.max_cost_pico
         need.now_ms = now_ms
         need.tried = plan.tried
+        # Only a first attempt may ignore breakers. What has failed once goes to those that are let through, or nowhere:
+        # when everything is down, each retry would be one more failure.
+        need.panic_percent = self._panic_percent if plan.attempt is None else 0
         return need
 
     def advance(self, plan: Plan, ctx: Context) -> bool:
@@ -357,4 +358,3 @@ def _rejected(decision: Decision) -> GatewayError:
     assert decision.reject is not None  # by the caller
     status, code, message, retry_after_s = decision.reject
     return GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
-

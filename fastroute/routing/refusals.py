@@ -1,4 +1,4 @@
-"""What a caller is told when every gate together has left no endpoint: the gate that took the last of them, no names."""
+"""What a caller is told when the gates have left no endpoint: the gate that took the last of them, no names."""
 
 from typing import Final
 

@@ -32,6 +32,9 @@ from fastroute.upstream.transport import FastTransport
 KEY = "sk-a-key-of-the-tests"
 Header = tuple[bytes, bytes]
 
+#: For tests of what becomes of one request, however many have failed before it.
+NO_BREAKER = {"failure_threshold": 10_000, "failure_rate": 1, "min_requests": 1_000_000}
+
 
 class Client:
     """One request as the server below would hand it over, and what it was answered.
@@ -148,7 +151,7 @@ class InProcess:
                     limits.max_body_bytes, limits.max_json_depth, limits.max_uri_bytes, limits.body_timeout_ms * 10**6
                 )
             ),
-            segment=self.segment,
+            random_bits=around.random_bits,
             worker=0,
             journal=self.journal,
             watch=self.watch,

@@ -252,6 +252,15 @@ class Gateway:
         finally:
             segment.close()
 
+    def forget_health(self) -> None:
+        """Make every endpoint as new: breakers closed, no cooldown, no latency known. Workers see it at once."""
+        segment = Segment.open(os.path.join(self.state_dir, "segment"))
+        try:
+            for endpoint in range(segment.endpoints):
+                segment.clear_endpoint(endpoint)
+        finally:
+            segment.close()
+
     def wait_idle(self) -> None:
         """Return once no attempt is under way. Raises AssertionError when a permit has leaked."""
         wait_until(lambda: self.in_flight() == 0)

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from fastroute.downstream.heads import HeadReader
 from fastroute.failover.backoff import Backoff
 from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
+from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
@@ -29,7 +30,8 @@ from fastroute.routing.pool import Pool
 from fastroute.routing.rules import compile_rules
 from fastroute.routing.table import Route, RouteTable
 from fastroute.routing.tenants import compile_tenants
-from fastroute.snapshot import Snapshot
+from fastroute.rows import Identity
+from fastroute.snapshot import Snapshot, TransportKey
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
 from fastroute.upstream.pool import Origin
@@ -64,7 +66,7 @@ class Spec(NamedTuple):
 
 
 def endpoint_specs(config: Config) -> list[Spec]:
-    """Return every endpoint of the configuration, in its order; their number is that of the segment's rows."""
+    """Return every endpoint of the configuration, in its order."""
     return [
         Spec(provider, key, model, dialect)
         for provider in config.providers
@@ -74,12 +76,39 @@ def endpoint_specs(config: Config) -> list[Spec]:
     ]
 
 
-def build_snapshot(config: Config, around: Surroundings, generation: int = 1) -> Snapshot:
-    """Return the runtime bundle of a checked configuration."""
-    transports = {provider.id: transport for provider, transport in _transports(config, around)}
+def identities(config: Config) -> list[Identity]:
+    """Return what tells the endpoints of a configuration apart, in the order of `endpoint_specs`."""
+    return [
+        (spec.provider.id, spec.key.id if spec.key is not None else "", spec.model.name, spec.dialect)
+        for spec in endpoint_specs(config)
+    ]
+
+
+def build_snapshot(
+    config: Config,
+    around: Surroundings,
+    generation: int = 1,
+    *,
+    rows: Sequence[int] | None = None,
+    previous: Snapshot | None = None,
+) -> Snapshot:
+    """Return the runtime bundle of a checked configuration.
+
+    rows: of its endpoints in the segment; None for the order of the configuration. previous: the snapshot that this
+    one is to replace; connections, and what has been learnt and counted, are carried over.
+    """
     specs = endpoint_specs(config)
-    endpoints = tuple(_endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs))
+    if rows is None:
+        rows = range(len(specs))
+    transports = _transports(config, around, previous)
+    endpoints = tuple(
+        _endpoint(row, spec, transports[_transport_key(spec.provider)], config)
+        for row, spec in zip(rows, specs, strict=True)
+    )
     routes = _Routes(config, specs, endpoints, around).table()
+    planner = _planner(config, routes)
+    if previous is not None:
+        _adopt(planner, previous.planner)
     retry = config.routing.retry
     return Snapshot(
         generation=generation,
@@ -91,17 +120,15 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
             config.server.limits.max_header_bytes,
         ),
         routes=routes,
-        planner=_planner(config, routes),
+        planner=planner,
         attempts=build_attempts(config, around.segment),
         endpoints=endpoints,
-        transports=tuple(transports.values()),
+        transports=transports,
         dialects=DIALECTS,
         classifier=Classifier(frozenset(retry.on_status), retry.max_retry_after_ms),
-        # Each worker has its share of what all of them may retry.
-        retry_budget=RetryBudget(
-            retry.budget.percent, retry.budget.min_per_s / config.server.workers, retry.budget.ttl_ms
-        ),
+        retry_budget=_retry_budget(config, previous),
         backoff=Backoff(retry.backoff),
+        hedger=_hedger(config, previous),
         max_attempts=retry.max_attempts,
         max_replicas=retry.max_replicas,
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
@@ -150,28 +177,81 @@ def build_keys(auth: Auth) -> KeyTable:
     return KeyTable(principals)
 
 
-def _transports(config: Config, around: Surroundings) -> Iterable[tuple[Provider, Transport]]:
-    """Yield one transport for each provider. All connections of the loop share one read buffer."""
-    buffer = bytearray(READ_BUFFER_BYTES)
-    tls = client_context(around.env)
-    for provider in config.providers:
+def _adopt(planner: Planner, previous: Planner) -> None:
+    """Take over what the planner that is replaced has learnt and counted."""
+    planner.rules.adopt(previous.rules)
+    before = previous.routes.pools
+    for name, pool in planner.routes.pools.items():
+        if name in before:
+            pool.adopt(before[name])
+
+
+def _retry_budget(config: Config, previous: Snapshot | None) -> RetryBudget:
+    """Return this worker's share of what all workers may retry; one of the same size goes on as it stands."""
+    budget = config.routing.retry.budget
+    fresh = RetryBudget(budget.percent, budget.min_per_s / config.server.workers, budget.ttl_ms)
+    return previous.retry_budget if previous is not None and previous.retry_budget.like(fresh) else fresh
+
+
+def _hedger(config: Config, previous: Snapshot | None) -> Hedger | None:
+    """Return this worker's share of the hedging; what one of the same parameters has learnt and spent is kept."""
+    hedge = config.routing.retry.hedge
+    if not hedge.enabled:
+        return None
+    if previous is not None and previous.hedger is not None and previous.hedger.config == hedge:
+        return previous.hedger
+    return Hedger(hedge, config.server.workers)
+
+
+def _transport_key(provider: Provider) -> TransportKey:
+    """Return what a provider's connections depend on: one whose key is unchanged keeps them over a reload."""
+    url = urlsplit(provider.base_url)
+    echo = provider.type == "echo"
+    return (
+        provider.id,
+        "echo" if echo else provider.transport,
+        url.scheme,
+        url.netloc,
+        provider.http2,
+        provider.max_connections,
+    )
+
+
+def _transports(config: Config, around: Surroundings, previous: Snapshot | None) -> dict[TransportKey, Transport]:
+    """Return one transport for each provider."""
+    old = previous.transports if previous is not None else {}
+    make = _TransportMaker(around)
+    keys = {_transport_key(provider): provider for provider in config.providers}
+    return {key: old[key] if key in old else make(provider) for key, provider in keys.items()}
+
+
+class _TransportMaker:
+    """Makes transports, which share one read buffer and one TLS context."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._buffer = bytearray(READ_BUFFER_BYTES)
+        self._tls = client_context(around.env)
+
+    def __call__(self, provider: Provider) -> Transport:
+        around = self._around
         if provider.type == "echo":
-            yield provider, EchoTransport(around.clock.wall_ns)
-            continue
+            return EchoTransport(around.clock.wall_ns)
         url = urlsplit(provider.base_url)
-        context = tls if url.scheme == "https" else None
         if provider.transport == "httpx":
             # Imported only where it is chosen: it costs every worker several megabytes.
             module = importlib.import_module("fastroute.upstream.transport_httpx")
-            base = f"{url.scheme}://{url.netloc}"
-            yield (
-                provider,
-                module.HttpxTransport(base, tls, http2=provider.http2, max_connections=provider.max_connections),
+            transport: Transport = module.HttpxTransport(
+                f"{url.scheme}://{url.netloc}",
+                self._tls,
+                http2=provider.http2,
+                max_connections=provider.max_connections,
             )
-            continue
+            return transport
+        context = self._tls if url.scheme == "https" else None
         origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
-        pool = ConnectionPool(around.loop, origin, buffer, around.clock.monotonic_ns, provider.max_connections)
-        yield provider, FastTransport(pool, around.clock.monotonic_ns)
+        pool = ConnectionPool(around.loop, origin, self._buffer, around.clock.monotonic_ns, provider.max_connections)
+        return FastTransport(pool, around.clock.monotonic_ns)
 
 
 def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> Endpoint:

@@ -96,14 +96,19 @@ def _load(path: str | None) -> Config:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    config = _load_for_serving(args)
+    configure_logging()
+    for line in not_in_force(config):
+        print(f"warning: {line}", file=sys.stderr)
+    return Supervisor(config, _announce, (lambda: _load_for_serving(args)) if args.config else None).run()
+
+
+def _load_for_serving(args: argparse.Namespace) -> Config:
     config = with_overrides(_load(args.config), host=args.host, port=args.port, workers=args.workers)
     refusal = refuse_open(config)
     if refusal is not None:
         raise ConfigError([f"{args.config or 'environment'}: {refusal}"])
-    configure_logging()
-    for line in not_in_force(config):
-        print(f"warning: {line}", file=sys.stderr)
-    return Supervisor(config, _announce).run()
+    return config
 
 
 def _announce(config: Config, port: int, admin_port: int) -> None:

@@ -5,8 +5,11 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
+
+import msgspec
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
@@ -27,16 +30,19 @@ from fastroute.downstream.watch import Watch
 from fastroute.downstream.wishes import NO_WISHES, read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
-from fastroute.failover.classify import Outcome
+from fastroute.failover.classify import Classifier, Outcome
+from fastroute.failover.hedge import Hedger
 from fastroute.interfaces import DialectName, Exchange, Record, Result
 from fastroute.load.inflight import Permit
+from fastroute.observe.access import AccessLog
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
+from fastroute.routing.pool import Pool
 from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import QUERY_DROP, REQUEST_DROP, without_connection_fields
-from fastroute.upstream.survey import Survey, survey
+from fastroute.upstream.survey import NO_SURVEY, Survey, survey
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -70,6 +76,47 @@ class Held(NamedTuple):
     survey: Survey
 
 
+class Attempt:
+    """One request to one endpoint. `outcome` is what is known of it so far; `held`, an error answer that was read.
+
+    first: the bytes of the answer that came with its head. strip: the usage event is ours, not the client's.
+    """
+
+    __slots__ = (
+        "endpoint",
+        "exchange",
+        "failure",
+        "first",
+        "first_byte_ns",
+        "held",
+        "outcome",
+        "permit",
+        "position",
+        "sent_ns",
+        "strip",
+        "survey",
+    )
+
+    def __init__(self, endpoint: Endpoint, position: int, permit: Permit, sent_ns: int) -> None:
+        self.endpoint = endpoint
+        self.position = position
+        self.permit = permit
+        self.sent_ns = sent_ns
+        self.exchange: Exchange | None = None
+        self.outcome = classify.CANCELLED
+        self.failure: UpstreamError | None = None
+        self.held: Held | None = None
+        self.first = b""
+        self.first_byte_ns = -1
+        self.strip = False
+        self.survey: Survey = NO_SURVEY
+
+    def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
+        """Note a failure of the transport, before or after the answer had begun."""
+        self.failure = failure
+        self.outcome = classifier.transport(failure.kind, failure.sent)
+
+
 class Gateway:
     """One worker's corridor. `snapshot` may be replaced at any time; a request keeps the one it began with."""
 
@@ -85,6 +132,7 @@ class Gateway:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         id_prefix: str,
+        access: AccessLog | None = None,
     ) -> None:
         self.snapshot = snapshot
         self._random_bits = random_bits
@@ -92,10 +140,11 @@ class Gateway:
         self._worker = worker
         self._journal = journal
         self._watch = watch
-        self._now = clock.monotonic_ns
+        self.now = self._now = clock.monotonic_ns
         self._wall = clock.wall_ns
         self._id_prefix = id_prefix
-        self._loop = loop
+        self.access = access
+        self.loop = loop
         self._pace = Pace(loop)
 
     async def handle(self, downstream: AsgiDownstream) -> None:
@@ -109,7 +158,7 @@ class Gateway:
             f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}",
             self._now(),
             self._wall(),
-            asyncio.current_task(self._loop),
+            asyncio.current_task(self.loop),
         )
         ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
         self._watch.enter(ctx)
@@ -145,6 +194,8 @@ class Gateway:
         finally:
             self._watch.leave(ctx)
             self._settle(ctx)
+            if self.access is not None:
+                self.access.note(ctx)
 
     async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
@@ -163,74 +214,99 @@ class Gateway:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
         plan = snapshot.planner.plan(ctx, route)
         ctx.plan = plan
-        snapshot.retry_budget.deposit(ctx.started_ns // 1_000_000)
+        if plan.decision.headers:
+            _set_headers(ctx, plan.decision.headers)
+        now_ms = ctx.started_ns // 1_000_000
+        snapshot.retry_budget.deposit(now_ms)
+        if snapshot.hedger is not None:
+            snapshot.hedger.request(now_ms)
         held: Held | None = None
-        failure: UpstreamError | None = None
-        outcome = classify.CANCELLED
+        attempt: Attempt | None = None
         while ctx.attempts < snapshot.max_attempts:
-            permit = self._choose(ctx, plan, snapshot)
-            if permit is None:
-                if await self._revisit(ctx, plan, snapshot, outcome):
+            chosen = self._choose(ctx, plan, snapshot)
+            if chosen is None:
+                if attempt is not None and await self._revisit(ctx, plan, snapshot, attempt.outcome):
                     continue
                 break
-            endpoint: Endpoint = ctx.endpoint
-            exchange: Exchange | None = None
-            answer: Held | None = None
-            outcome = classify.CANCELLED
+            plan.attempt = chosen
             try:
-                request, strip = _encode(ctx, endpoint, plan.model)
-                exchange, outcome, failure = await self._send(request, endpoint, ctx, snapshot)
-                if exchange is not None and exchange.status >= 400:
-                    answer, failure = await self._hold(exchange, ctx, snapshot)
-                    if answer is not None:
-                        held = answer
-                        outcome = answer.outcome
-                    elif failure is not None:
-                        outcome = snapshot.classifier.transport(failure.kind, failure.sent)
-                    elif outcome.retryable and self._has_others(ctx, plan, snapshot):
-                        failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
-                elif exchange is not None and _is_held(ctx, exchange):
-                    body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
-                    if body is not None:
-                        await self._answer(downstream, ctx, exchange, body, outcome)
-                        return
-                    if failure is not None:
-                        outcome = snapshot.classifier.transport(failure.kind, failure.sent)
-                if exchange is not None and answer is None and failure is None:
-                    permit.first_token(plan.prefill_work, self._cost_ms(ctx, plan, 0), self._now() // 1_000_000)
-                    outcome = await self._relay(downstream, ctx, exchange, strip, outcome)
-                    if not downstream.finished:
-                        # Not an event stream: nothing that could be appended would be true. Cutting it off is.
-                        raise AnswerCutError
-                    return
+                answered = await self._try(downstream, ctx, plan, snapshot)
             finally:
-                self._record(ctx, plan, permit, outcome)
-                if exchange is not None:
-                    exchange.close()
-            if not self._goes_on(ctx, plan, snapshot, outcome):
+                attempt = plan.attempt
+                self._record(ctx, plan, attempt)
+                if attempt.exchange is not None:
+                    attempt.exchange.close()
+            if answered:
+                if not downstream.finished:
+                    # Not an event stream: nothing that could be appended would be true. Cutting it off is.
+                    raise AnswerCutError
+                return
+            held = attempt.held or held
+            if not self._goes_on(ctx, plan, snapshot, attempt.outcome):
                 break
         if held is not None:
             ctx.endpoint = held.endpoint
             ctx.survey = held.survey
             await self._answer(downstream, ctx, held, held.body, held.outcome)
-        elif failure is not None:
-            raise _bad_gateway(failure)
+        elif attempt is not None and attempt.failure is not None:
+            raise _bad_gateway(attempt.failure)
         else:
             raise plan.refusal or _nobody()
 
-    def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Permit | None:
-        """Admit the request to an endpoint, `ctx.endpoint`; None when nobody along the plan is left."""
-        planner = snapshot.planner
+    async def _try(self, downstream: AsgiDownstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+        """Make the plan's attempt; return whether the client has been answered. Its outcome is in the attempt."""
+        attempt = plan.attempt
+        request = _encode(ctx, attempt, plan.model)
+        if snapshot.hedger is None:
+            await self._send(request, attempt, ctx, snapshot)
+        else:
+            await Race(self, ctx, plan, snapshot).run(request)
+            attempt = plan.attempt
+        exchange = attempt.exchange
+        if exchange is None:
+            return False
+        ctx.survey = attempt.survey
+        ctx.first = attempt.first
+        ctx.first_byte_ns = attempt.first_byte_ns
+        ctx.enter(STREAM, attempt.endpoint.idle_ns)
+        if exchange.status >= 400:
+            if await self._hold(exchange, attempt, ctx, snapshot):
+                return False
+            if attempt.outcome.retryable and self._has_others(ctx, plan, snapshot):
+                what = "the provider's error answer was too large to be kept"
+                attempt.failure = UpstreamError("malformed", what, sent=True)
+                return False
+        elif _is_held(ctx, exchange):
+            body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
+            if body is not None:
+                await self._answer(downstream, ctx, exchange, body, attempt.outcome)
+                return True
+            if failure is not None:
+                attempt.fail(failure, snapshot.classifier)
+                return False
+        attempt.permit.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
+        await self._relay(downstream, ctx, exchange, attempt)
+        return True
+
+    def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Admit the request to an endpoint; None when nobody along the plan is left."""
+        while True:
+            attempt = self._admit(ctx, plan, snapshot)
+            if attempt is not None:
+                return attempt
+            if plan.refusal is None:
+                plan.refusal = snapshot.planner.refuse(plan, self._now() // 1_000_000)
+            if not snapshot.planner.advance(plan, ctx):
+                return None
+
+    def _admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
         attempts = snapshot.attempts
         while True:
             now_ms = self._now() // 1_000_000
-            position = planner.choose(plan, now_ms)
+            position = snapshot.planner.choose(plan, now_ms)
             if position < 0:
-                if plan.refusal is None:
-                    plan.refusal = planner.refuse(plan, now_ms)
-                if not planner.advance(plan, ctx):
-                    return None
-                continue
+                return None
             plan.tried.append(position)
             endpoint: Endpoint = plan.pool.endpoints[position]
             enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
@@ -238,12 +314,11 @@ class Gateway:
             if ticket < 0:
                 # Another worker was faster to take the last probe.
                 continue
-            plan.position = position
-            plan.sent_ns = now_ms * 1_000_000
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            return Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
+            permit = Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
+            return Attempt(endpoint, position, permit, now_ms * 1_000_000)
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
@@ -276,6 +351,8 @@ class Gateway:
         """
         if not ctx.attempts or outcome.verdict != FAILED or not outcome.retryable or plan.revisited == ctx.attempts:
             return False
+        if not outcome.again:
+            return False
         plan.revisited = ctx.attempts
         wait_ns = snapshot.backoff.delay_ms(ctx.attempts, self._random_bits()) * 1_000_000
         if self._now() + wait_ns >= ctx.deadline_ns:
@@ -285,65 +362,76 @@ class Gateway:
         plan.tried.clear()
         return True
 
-    def _record(self, ctx: Context, plan: Plan, permit: Permit, outcome: Outcome) -> None:
+    def _record(self, ctx: Context, plan: Plan, attempt: Attempt) -> None:
         """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
+        outcome = attempt.outcome
         ctx.outcome = outcome.name
         now_ns = self._now()
-        total_ms = (now_ns - plan.sent_ns) / 1e6
+        total_ms = (now_ns - attempt.sent_ns) / 1e6
         output_tokens = ctx.usage.total_output
         cost_ms = -1.0
-        if outcome.verdict == OK and not ctx.survey.events:
-            cost_ms = self._cost_ms(ctx, plan, output_tokens)
-        elif outcome.verdict == NEUTRAL and ctx.first_byte_ns < 0:
+        if outcome.verdict == OK and not attempt.survey.events:
+            cost_ms = self._cost_ms(ctx, attempt, output_tokens)
+        elif outcome.verdict == NEUTRAL and attempt.first_byte_ns < 0:
             # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
             cost_ms = total_ms
         hint_ms = max(0, outcome.hint_ms)
-        permit.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        attempt.permit.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        pool: Pool = plan.pool
         if ctx.usage_source == "provider":
-            plan.pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
-        if plan.chooser.learns:
-            ttft_ms = (ctx.first_byte_ns - plan.sent_ns) / 1e6 if ctx.first_byte_ns >= 0 else -1.0
-            result = Result(outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, output_tokens)
-            plan.chooser.strategy.observe(plan.position, plan.ask, result)
+            pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
+        if plan.chooser.learns or ctx.snapshot.hedger is not None:
+            self._teach(ctx, plan, attempt, total_ms)
 
-    def _cost_ms(self, ctx: Context, plan: Plan, output_tokens: int) -> float:
+    def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:
+        begun = attempt.first_byte_ns >= 0
+        ttft_ms = (attempt.first_byte_ns - attempt.sent_ns) / 1e6 if begun else -1.0
+        if plan.chooser.learns:
+            result = Result(attempt.outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, ctx.usage.total_output)
+            plan.chooser.strategy.observe(attempt.position, plan.ask, result)
+        hedger = ctx.snapshot.hedger
+        if hedger is not None and attempt.outcome.verdict == OK:
+            hedger.observe(plan.pool.model, ctx.prompt_tokens, ttft_ms)
+
+    def _cost_ms(self, ctx: Context, attempt: Attempt, output_tokens: int) -> float:
         """Return the time to the first byte, less what is due to the lengths of the prompt and of a whole answer."""
         scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT + output_tokens / OUTPUT_TOKENS_PER_UNIT
-        return (ctx.first_byte_ns - plan.sent_ns) / 1e6 / scale
+        return (attempt.first_byte_ns - attempt.sent_ns) / 1e6 / scale
 
-    async def _send(
-        self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
-    ) -> tuple[Exchange | None, Outcome, UpstreamError | None]:
-        """Send one attempt; return (exchange whose answer has begun, verdict, failure).
+    async def _send(self, request: UpstreamRequest, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> None:
+        """Send an attempt and wait until its answer has begun, or it has failed; the attempt knows which.
 
         The first bytes of the body are awaited too: until they are here another endpoint can still be tried.
         """
         sent_ns = self._now()
         exchange: Exchange | None = None
         try:
-            exchange = await endpoint.transport.send(request, ctx)
-            ctx.first = exchange.read()
-            while not ctx.first and not exchange.complete:
+            exchange = await attempt.endpoint.transport.send(request, ctx)
+            first = exchange.read()
+            while not first and not exchange.complete:
                 await exchange.wait()
-                ctx.first = exchange.read()
-            ctx.survey = survey(exchange.headers, ctx.first)
+                first = exchange.read()
+            attempt.survey = survey(exchange.headers, first)
         except UpstreamError as error:
             _close(exchange)
-            return None, snapshot.classifier.transport(error.kind, error.sent), error
+            attempt.fail(error, snapshot.classifier)
+            return
         except asyncio.CancelledError:
             _close(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):
                 raise
             reason = ctx.resume()
             what = "connect" if reason == CONNECT else "answer"
-            failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
-            return None, classify.TIMEOUT, failure
+            attempt.failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
+            attempt.outcome = classify.TIMEOUT
+            return
         finally:
             now = self._now()
             ctx.upstream_ns += now - sent_ns
-        ctx.first_byte_ns = now
-        ctx.enter(STREAM, endpoint.idle_ns)
-        return exchange, snapshot.classifier.status(exchange.status), None
+        attempt.exchange = exchange
+        attempt.first = first
+        attempt.first_byte_ns = now
+        attempt.outcome = snapshot.classifier.status(exchange.status)
 
     async def _collect(self, exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
         """Read a whole answer. (None, None): it proved larger than `limit`, what came so far is in `ctx.first`."""
@@ -370,20 +458,22 @@ class Gateway:
             return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
         return b"".join(pieces), None
 
-    async def _hold(
-        self, exchange: Exchange, ctx: Context, snapshot: Snapshot
-    ) -> tuple["Held | None", UpstreamError | None]:
+    async def _hold(self, exchange: Exchange, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> bool:
         """Read an error answer, which another attempt may make unnecessary, and judge it.
 
-        (None, None): it is too large to be held. (None, failure): it broke off.
+        False: it is too large to be held, and is the answer.
         """
         body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
         if body is None:
-            return None, failure
+            if failure is not None:
+                attempt.fail(failure, snapshot.classifier)
+            return failure is not None
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
         if outcome.hint_ms >= 0:
             ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
-        return Held(exchange.status, exchange.headers, body, outcome, ctx.endpoint, ctx.survey), None
+        attempt.outcome = outcome
+        attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
+        return True
 
     # --- answering
 
@@ -405,18 +495,12 @@ class Gateway:
         self._settle(ctx)
         await downstream.respond(exchange.status, headers, body)
 
-    async def _relay(
-        self,
-        downstream: AsgiDownstream,
-        ctx: Context,
-        exchange: Exchange,
-        strip: bool,
-        outcome: Outcome,
-    ) -> Outcome:
+    async def _relay(self, downstream: AsgiDownstream, ctx: Context, exchange: Exchange, attempt: Attempt) -> None:
         """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
+        outcome = attempt.outcome
         ctx.status = exchange.status
         events = ctx.survey.events
-        meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events, MAX_EVENT_BYTES, events)
+        meter = StreamMeter(ctx.dialect.KEEP_ALL, attempt.strip and events, MAX_EVENT_BYTES, events)
         kept: list[bytes] | None = None if events else []
         await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
         broken = ""
@@ -438,15 +522,14 @@ class Gateway:
         tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
-            outcome = cut
+            outcome = attempt.outcome = cut
         ctx.outcome = outcome.name
         self._settle(ctx)
         if broken and kept is not None:
-            return outcome
+            return
         if broken:
             tail = _error_event(ctx, mid_event, broken)
         await downstream.finish(tail)
-        return outcome
 
     async def _pump(
         self,
@@ -528,7 +611,7 @@ class Gateway:
         plan: Plan = ctx.plan
         # The provider's id is what its support asks for; ours stands beside it.
         own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
-        overhead_us = (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000
+        overhead_us = max(0, (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000)
         headers = [
             *exchange.headers,
             endpoint.reply_header,
@@ -589,35 +672,144 @@ class Gateway:
         if ctx.usage_source != "none":
             cost = cost_nano_usd(endpoint.card if endpoint is not None else None, usage)
             ctx.cost_nano_usd = -1 if cost is None else cost
+        self._journal.append(self._row(ctx, endpoint, ctx.record_id, cost))
+
+    def _bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
+        """Write the record of an attempt that lost a race: its provider has read the prompt, and bills it."""
+        usage = estimate_usage(ctx.request_bytes, 0, 0, None)
+        cost = cost_nano_usd(endpoint.card, usage)
+        row = self._row(ctx, endpoint, self._journal.next_id(), cost)
         self._journal.append(
-            Record(
-                ctx.record_id,
-                ctx.arrived_wall_ns,
-                ctx.request_id,
-                ctx.principal.key_id,
-                ctx.principal.tenant,
-                ctx.operation.dialect,
-                ctx.operation.name,
-                ctx.model,
-                endpoint.provider if endpoint is not None else "",
-                endpoint.id if endpoint is not None else "",
-                endpoint.upstream_name(ctx.plan.model) if endpoint is not None else "",
-                ctx.stream,
-                ctx.status,
-                ctx.outcome,
-                ctx.attempts,
-                usage,
-                ctx.usage_source,
-                cost is not None,
-                cost or 0,
-                (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
-                (self._now() - ctx.started_ns) // 1000,
-                ctx.request_bytes,
-                ctx.response_bytes,
-                ctx.plan.chooser.name if ctx.plan is not None else "",
-                ctx.plan.decision.header_value.decode() if ctx.plan is not None else "",
+            msgspec.structs.replace(
+                row, outcome="hedged", status=0, attempts=0, usage=usage, usage_source="estimated", response_bytes=0
             )
         )
+
+    def _row(self, ctx: Context, endpoint: Endpoint | None, record_id: int, cost: int | None) -> Record:
+        return Record(
+            record_id,
+            ctx.arrived_wall_ns,
+            ctx.request_id,
+            ctx.principal.key_id,
+            ctx.principal.tenant,
+            ctx.operation.dialect,
+            ctx.operation.name,
+            ctx.model,
+            endpoint.provider if endpoint is not None else "",
+            endpoint.id if endpoint is not None else "",
+            endpoint.upstream_name(ctx.plan.model) if endpoint is not None else "",
+            ctx.stream,
+            ctx.status,
+            ctx.outcome,
+            ctx.attempts,
+            ctx.usage,
+            ctx.usage_source,
+            cost is not None,
+            cost or 0,
+            (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
+            (self._now() - ctx.started_ns) // 1000,
+            ctx.request_bytes,
+            ctx.response_bytes,
+        )
+
+
+class Race:
+    """An attempt that another one may overtake while its answer has not begun.
+
+    The deadlines of the attempts under way are one: the watch interrupts the request, and with it all of them.
+    """
+
+    __slots__ = ("_ctx", "_gateway", "_plan", "_running", "_snapshot")
+
+    def __init__(self, gateway: Gateway, ctx: Context, plan: Plan, snapshot: Snapshot) -> None:
+        self._gateway = gateway
+        self._ctx = ctx
+        self._plan = plan
+        self._snapshot = snapshot
+        self._running: dict[asyncio.Task[None], Attempt] = {}
+
+    async def run(self, request: UpstreamRequest) -> None:
+        """Send the plan's attempt, and a second one if it takes long; the plan's attempt is then the one to go on with.
+
+        Whatever else was sent has been recorded and closed when this returns or raises.
+        """
+        hedger = self._snapshot.hedger
+        assert hedger is not None  # by the caller
+        delay_ms = hedger.delay_ms(self._plan.pool.model, self._ctx.prompt_tokens)
+        first = self._start(request, self._plan.attempt)
+        best: Attempt | None = None
+        try:
+            done, _ = await asyncio.wait({first}, timeout=delay_ms / 1000 if math.isfinite(delay_ms) else None)
+            if not done:
+                self._second(hedger)
+            while self._running:
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    attempt = self._running.pop(task)
+                    task.result()
+                    best = self._better(best, attempt)
+                if best is not None and best.exchange is not None and best.exchange.status < 400:
+                    return
+        except asyncio.CancelledError:
+            self._time_out()
+        finally:
+            if best is not None:
+                self._plan.attempt = best
+            self._ctx.endpoint = self._plan.attempt.endpoint
+            self._stop()
+
+    def _start(self, request: UpstreamRequest, attempt: Attempt) -> asyncio.Task[None]:
+        gateway = self._gateway
+        task = gateway.loop.create_task(gateway._send(request, attempt, self._ctx, self._snapshot))
+        self._running[task] = attempt
+        return task
+
+    def _second(self, hedger: Hedger) -> None:
+        """Start a second attempt, if there is somebody for it and the caps allow it."""
+        ctx, plan, snapshot = self._ctx, self._plan, self._snapshot
+        if ctx.attempts >= snapshot.max_attempts:
+            return
+        now_ms = self._gateway.now() // 1_000_000
+        loser = cost_nano_usd(plan.attempt.endpoint.card, estimate_usage(ctx.request_bytes, 0, 0, None))
+        if snapshot.planner.gate(plan, now_ms) == 0 or not hedger.allow(-1 if loser is None else loser, now_ms):
+            return
+        attempt = self._gateway._admit(ctx, plan, snapshot)
+        if attempt is not None:
+            self._start(_encode(ctx, attempt, plan.model), attempt)
+
+    def _better(self, best: Attempt | None, other: Attempt) -> Attempt:
+        """Return which of two attempts that have ended to go on with; the other one is recorded and closed."""
+        if best is None:
+            return other
+        begun = other.exchange is not None and (best.exchange is None or other.exchange.status < best.exchange.status)
+        winner, loser = (other, best) if begun else (best, other)
+        self._lose(loser)
+        return winner
+
+    def _time_out(self) -> None:
+        """Deal with an interruption: of the deadlines of an attempt here, of any other by raising it again."""
+        ctx = self._ctx
+        if ctx.interrupted not in (CONNECT, FIRST_BYTE):
+            raise asyncio.CancelledError
+        reason = ctx.resume()
+        for attempt in (self._plan.attempt, *self._running.values()):
+            attempt.failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
+            attempt.outcome = classify.TIMEOUT
+
+    def _stop(self) -> None:
+        """End what is still under way, but for the plan's attempt."""
+        for task, attempt in list(self._running.items()):
+            # It closes what it has opened when it runs next.
+            task.cancel()
+            if attempt is not self._plan.attempt:
+                self._gateway._bill_loser(self._ctx, attempt.endpoint)
+                self._lose(attempt)
+        self._running.clear()
+
+    def _lose(self, attempt: Attempt) -> None:
+        gateway = self._gateway
+        gateway._record(self._ctx, self._plan, attempt)
+        _close(attempt.exchange)
 
 
 _INTERRUPTIONS: Final = {
@@ -685,6 +877,14 @@ def _read_our_fields(ctx: Context, fields: Fields) -> None:
         ctx.head_lines += request_head(onward, frozenset())
 
 
+def _set_headers(ctx: Context, headers: tuple[Header, ...]) -> None:
+    """Set fields of the request that goes upstream, in place of the client's of the same names."""
+    names = {name for name, _ in headers}
+    lines = ctx.head_lines.splitlines(keepends=True)
+    kept = b"".join(line for line in lines if line.partition(b":")[0] not in names)
+    ctx.head_lines = kept + request_head(list(headers), frozenset())
+
+
 def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     """Find the route of the model named by path or body, for this caller."""
     if path_model:
@@ -702,12 +902,12 @@ def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     return route
 
 
-def _encode(ctx: Context, endpoint: Endpoint, model: str) -> tuple[UpstreamRequest, bool]:
-    """Return the request for one endpoint, and whether the usage it asks for is to be taken out of the answer."""
+def _encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
+    """Return an attempt's request; note in the attempt whether the usage it asks for is to be taken out again."""
+    endpoint = attempt.endpoint
     operation: Operation = ctx.operation
     name = endpoint.upstream_name(model)
     body = ctx.body
-    strip = False
     target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
     if not operation.model_in_path:
         edits: list[Edit] = []
@@ -720,11 +920,11 @@ def _encode(ctx: Context, endpoint: Endpoint, model: str) -> tuple[UpstreamReque
             )
             if edit is not None:
                 edits.append(edit)
-                strip = True
+                attempt.strip = True
         if edits:
             body = splice(body, edits)
     extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
-    request = UpstreamRequest(
+    return UpstreamRequest(
         target,
         endpoint.head_start(operation, target),
         ctx.head_lines,
@@ -733,7 +933,6 @@ def _encode(ctx: Context, endpoint: Endpoint, model: str) -> tuple[UpstreamReque
         endpoint.connect_ns,
         endpoint.first_byte_ns,
     )
-    return request, strip
 
 
 def _upstream_query(query: bytes) -> bytes:

@@ -21,6 +21,7 @@ OutcomeName = Literal[
     "cancelled",  # the client left
     "refused",  # we refused before any attempt was made
     "internal_error",  # a fault of fastroute itself
+    "hedged",  # not a request: the attempt of one that lost a race, which its provider bills all the same
 ]
 
 
@@ -65,7 +66,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `id` is unique for the life of a state directory: (worker boot number << 32) | sequence number.
     Times: `at_ns` is Unix time at arrival, durations are microseconds, -1 where the point was never reached.
-    `rule`: the ids of the routing rules that applied, with commas between them.
     """
 
     id: int
@@ -91,8 +91,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_us: int
     request_bytes: int
     response_bytes: int
-    strategy: str = ""
-    rule: str = ""
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -46,6 +46,7 @@ cdef enum:
     MAX_TRIPS = 16
     MAX_HINT_MS = 300000
     PROBE_LOST_MS = 60000
+    MAX_AHEAD_MS = 0xFFFF
 
 cdef double SEED_COST_MS = 1000.0
 cdef double FORGOTTEN_MS = 1e-3
@@ -98,8 +99,8 @@ cdef class Attempts:
         if cost_ms >= 0.0:
             self._observe(row, cost_ms, now_ms, False)
 
-    def leave(self, Py_ssize_t worker, Py_ssize_t row, int64_t ticket, int verdict, double cost_ms, int64_t now_ms, bits,
-              int64_t hint_ms, int64_t work):
+    def leave(self, Py_ssize_t worker, Py_ssize_t row, int64_t ticket, int verdict, double cost_ms, int64_t now_ms,
+              bits, int64_t hint_ms, int64_t work):
         """Count an attempt out and record how it ended; see the pure half."""
         cdef uint64_t random = _low_64(bits)
         self._check(worker, row)
@@ -179,7 +180,8 @@ cdef class Attempts:
                 return -1
             else:
                 probes = 1
-                generation = generation + 1 & GENERATIONS
+                if state == OPEN:
+                    generation = generation + 1 & GENERATIONS
             if self._cas(row, BREAKER, word, c_word(HALF_OPEN, probes, generation, now_ms + lost_ms)):
                 if state == OPEN:
                     self._set_counts(row, self._trips(row))
@@ -228,8 +230,9 @@ cdef class Attempts:
             if <int64_t>(word >> 10 & GENERATIONS) != ticket >> 2 or (word & 3) != HALF_OPEN:
                 return
             if verdict == FAILED or verdict == RATE_LIMITED:
-                self._open(row, word, hint_ms, now_ms, bits)
-                return
+                if self._open(row, word, hint_ms, now_ms, bits):
+                    return
+                continue
             if well >= self._success_threshold:
                 if self._close(row, word, now_ms):
                     return
@@ -239,7 +242,7 @@ cdef class Attempts:
             if self._cas(row, BREAKER, word, c_word(HALF_OPEN, probes, word >> 10 & GENERATIONS, word >> 24)):
                 return
 
-    cdef void _open(self, Py_ssize_t row, uint64_t word, int64_t hint_ms, int64_t now_ms, uint64_t bits) noexcept:
+    cdef bint _open(self, Py_ssize_t row, uint64_t word, int64_t hint_ms, int64_t now_ms, uint64_t bits) noexcept:
         cdef int64_t trips = self._trips(row)
         cdef int64_t closed_at = <int64_t>self._load(row, CLOSED_AT_MS)
         if (word & 3) == CLOSED and closed_at and now_ms - closed_at > self._window_ms:
@@ -251,8 +254,10 @@ cdef class Attempts:
         if hint_ms > open_ms:
             open_ms = hint_ms
         cdef uint64_t generation = (word >> 10) + 1 & GENERATIONS
-        if self._cas(row, BREAKER, word, c_word(OPEN, 0, generation, now_ms + open_ms)):
-            self._set_counts(row, trips + 1 if trips < MAX_TRIPS else MAX_TRIPS)
+        if not self._cas(row, BREAKER, word, c_word(OPEN, 0, generation, now_ms + open_ms)):
+            return False
+        self._set_counts(row, trips + 1 if trips < MAX_TRIPS else MAX_TRIPS)
+        return True
 
     cdef bint _close(self, Py_ssize_t row, uint64_t word, int64_t now_ms) noexcept:
         cdef Py_ssize_t i
@@ -367,7 +372,7 @@ cdef inline double c_value(uint64_t cell) noexcept:
 
 cdef inline int64_t c_age_ms(uint32_t stamp, int64_t now_ms) noexcept:
     cdef uint32_t age = <uint32_t>now_ms - stamp
-    return <int64_t>age if age < 0x80000000U else 0
+    return <int64_t>age if age <= 0xFFFFFFFFU - MAX_AHEAD_MS else 0
 
 
 cdef double c_cost(uint64_t cell, int64_t now_ms, int64_t decay_ms) noexcept:

@@ -12,10 +12,12 @@ from typing import Final
 
 from fastroute._core._attempts_rules import (
     CLOSED,
+    DEFAULT_POLICY,
     FAILED,
     FORGOTTEN_MS,
     HALF_OPEN,
     JITTER,
+    MAX_AHEAD_MS,
     MAX_HINT_MS,
     MAX_SATURATED,
     MAX_TRIPS,
@@ -55,7 +57,7 @@ _CELL: Final = struct.Struct("=If")
 class Attempts:
     """Admission to endpoints and the one record of each attempt's end. Times are monotonic milliseconds."""
 
-    def __init__(self, segment: Segment, policy: Policy = Policy()) -> None:
+    def __init__(self, segment: Segment, policy: Policy = DEFAULT_POLICY) -> None:
         """Raises ValueError for a policy out of bounds."""
         self.policy = checked(policy)
         self._segment = segment
@@ -158,9 +160,11 @@ class Attempts:
             elif until_ms > now_ms:
                 return REFUSED
             else:
-                # The open time is over, or the probes out there are lost: a new generation, whose first probe this is.
+                # The open time is over: a new generation, whose first probe this is. Or the probes out there seem to be
+                # lost: the generation stays, for one that was only slow has not lost its say.
                 probes = 1
-                generation = generation + 1 & 0x3FFF
+                if state == OPEN:
+                    generation = generation + 1 & 0x3FFF
             if self._cas(row, BREAKER, word, _word(HALF_OPEN, probes, generation, now_ms + lost_ms)):
                 if state == OPEN:
                     self._set_counts(row, 0, 0, self._counts(row)[2])
@@ -206,8 +210,9 @@ class Attempts:
             if word >> 10 & 0x3FFF != ticket >> 2 or word & 3 != HALF_OPEN:
                 return
             if verdict in (FAILED, RATE_LIMITED):
-                self._open(row, word, hint_ms, now_ms, bits)
-                return
+                if self._open(row, word, hint_ms, now_ms, bits):
+                    return
+                continue
             if well >= self.policy.success_threshold:
                 if self._close(row, word, now_ms):
                     return
@@ -216,8 +221,8 @@ class Attempts:
             if self._cas(row, BREAKER, word, _word(HALF_OPEN, probes, word >> 10 & 0x3FFF, word >> 24)):
                 return
 
-    def _open(self, row: int, word: int, hint_ms: int, now_ms: int, bits: int) -> None:
-        """Open the breaker that is in the state `word`, unless another worker has moved it meanwhile."""
+    def _open(self, row: int, word: int, hint_ms: int, now_ms: int, bits: int) -> bool:
+        """Open the breaker that is in the state `word`; False if another worker has changed that meanwhile."""
         trips = self._counts(row)[2]
         closed_at = self._load(row, CLOSED_AT_MS)
         if word & 3 == CLOSED and closed_at and now_ms - closed_at > self.policy.window_ms:
@@ -225,8 +230,10 @@ class Attempts:
         longest = min(self.policy.timeout_ms << trips, self.policy.max_timeout_ms)
         open_ms = max(int(longest * (1.0 + JITTER * ((bits & 0xFFFFFFFF) / 4294967296.0))), hint_ms)
         generation = (word >> 10) + 1 & 0x3FFF
-        if self._cas(row, BREAKER, word, _word(OPEN, 0, generation, now_ms + open_ms)):
-            self._set_counts(row, 0, 0, min(trips + 1, MAX_TRIPS))
+        if not self._cas(row, BREAKER, word, _word(OPEN, 0, generation, now_ms + open_ms)):
+            return False
+        self._set_counts(row, 0, 0, min(trips + 1, MAX_TRIPS))
+        return True
 
     def _close(self, row: int, word: int, now_ms: int) -> bool:
         generation = (word >> 10) + 1 & 0x3FFF
@@ -329,7 +336,7 @@ def _unpack(cell: int) -> tuple[float, int]:
 def _age_ms(stamp: int, now_ms: int) -> int:
     """Return how long ago a stamp was; 0 for one that lies ahead."""
     age = (now_ms - stamp) & 0xFFFFFFFF
-    return age if age < 0x80000000 else 0
+    return age if age <= 0xFFFFFFFF - MAX_AHEAD_MS else 0
 
 
 def _decayed(value: float, stamp: int, now_ms: int, decay_ms: int) -> float:

@@ -27,6 +27,9 @@ REFUSED: Final = -1
 MAX_HINT_MS: Final = 300_000
 #: A probe that has not come back after this long, or after the open time if that is longer, died with its worker.
 PROBE_LOST_MS: Final = 60_000
+#: A time in a cell lies ahead of the caller's by no more than this: another worker has looked at the clock later. One
+#: that seems to lie further ahead is of long ago.
+MAX_AHEAD_MS: Final = 0xFFFF
 #: What an endpoint nobody has measured is taken to cost while its first request is under way.
 SEED_COST_MS: Final = 1_000.0
 #: A cost below this has decayed to nothing: the endpoint may be tried again.
@@ -51,6 +54,30 @@ class Policy(NamedTuple):
     slow_start_ms: int = 10_000
     decay_ms: int = 10_000
     penalty_ms: int = 5_000
+
+
+class Word(NamedTuple):
+    """What a BREAKER cell holds."""
+
+    state: int
+    probes: int
+    generation: int
+    until_ms: int
+
+
+def pack_word(word: Word) -> int:
+    """Return a BREAKER cell, as the signed number that the segment keeps."""
+    cell = word.state | word.probes << 2 | (word.generation & 0x3FFF) << 10 | word.until_ms << 24
+    return cell - (1 << 64) if cell >= 1 << 63 else cell
+
+
+def unpack_word(cell: int) -> Word:
+    """Return what a BREAKER cell holds."""
+    word = cell % (1 << 64)
+    return Word(word & 3, word >> 2 & 0xFF, word >> 10 & 0x3FFF, word >> 24)
+
+
+DEFAULT_POLICY: Final = Policy()
 
 
 def checked(policy: Policy) -> Policy:

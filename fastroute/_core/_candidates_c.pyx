@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from fastroute._core._counters_c cimport Segment
 
-from fastroute._core._candidates_gates import checked_row, same_length
+from fastroute._core._candidates_gates import checked_factor, checked_row, same_length
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
@@ -145,9 +145,9 @@ cdef class Candidates:
         return self._fate(position, need)
 
     def set_factor(self, Py_ssize_t position, double factor):
-        """Multiply an endpoint's weight, until further notice: what its health is worth."""
+        """Multiply an endpoint's weight, until further notice, by what its health is worth: above 0, at most 1."""
         self._check(position)
-        self.c_places[position].factor = factor
+        self.c_places[position].factor = checked_factor(factor)
 
     def weight(self, Py_ssize_t position, int64_t now_ms):
         """Return the weight in force: less than the configured one in a slow start or in poor health."""
@@ -183,6 +183,7 @@ cdef class Candidates:
         cdef Py_ssize_t i, passed = 0
         cdef int fate
         cdef int64_t best = -1, group, at_ms
+        cdef uint64_t word
         cdef const unsigned char *order = NULL
         if need.order is not None:
             order = <const unsigned char *>PyBytes_AS_STRING(need.order)
@@ -197,7 +198,8 @@ cdef class Candidates:
                     if fate == COOLDOWN:
                         at_ms = fr_load(self.segment.c_cell(self.c_places[i].row, COOLDOWN_UNTIL_MS))
                     else:
-                        at_ms = <int64_t>(<uint64_t>fr_load(self.segment.c_cell(self.c_places[i].row, BREAKER_CELL)) >> 24)
+                        word = <uint64_t>fr_load(self.segment.c_cell(self.c_places[i].row, BREAKER_CELL))
+                        at_ms = <int64_t>(word >> 24)
                     if not self.retry_at_ms or at_ms < self.retry_at_ms:
                         self.retry_at_ms = at_ms
                 continue

@@ -51,6 +51,20 @@ def same_length(rows: Sequence[int], *others: Sequence[object]) -> int:
     return len(rows)
 
 
+def checked_position(position: int, size: int) -> int:
+    """Return the position, or raise IndexError for one that the pool does not have."""
+    if not 0 <= position < size:
+        raise IndexError(f"position {position} is not in 0..{size - 1}")
+    return position
+
+
+def checked_factor(factor: float) -> float:
+    """Return what a weight may be multiplied by, or raise ValueError: only the configuration makes a weight 0."""
+    if not 0.0 < factor <= 1.0:
+        raise ValueError("a factor must be above 0 and at most 1")
+    return factor
+
+
 def checked_row(row: int, endpoints: int) -> int:
     """Return the row, or raise IndexError for one that the segment does not have."""
     if not 0 <= row < endpoints:

@@ -16,6 +16,8 @@ from fastroute._core._candidates_gates import (
     REQUEST,
     SLOW_START_FLOOR,
     TRIED,
+    checked_factor,
+    checked_position,
     checked_row,
     same_length,
 )
@@ -150,14 +152,15 @@ class Candidates:
 
     def why(self, position: int, need: Need) -> int:
         """Return the number of the gate that removes an endpoint, PASSED if none does."""
-        return self._fate(position, need)
+        return self._fate(checked_position(position, self.size), need)
 
     def set_factor(self, position: int, factor: float) -> None:
-        """Multiply an endpoint's weight, until further notice: what its health is worth."""
-        self._factors[position] = factor
+        """Multiply an endpoint's weight, until further notice, by what its health is worth: above 0, at most 1."""
+        self._factors[checked_position(position, self.size)] = checked_factor(factor)
 
     def weight(self, position: int, now_ms: int) -> float:
         """Return the weight in force: less than the configured one in a slow start or in poor health."""
+        checked_position(position, self.size)
         weight = self.weights[position] * self._factors[position]
         if self._slow_start_ms:
             began = self.segment.cell(self.rows[position], SLOW_START_MS)
@@ -227,7 +230,7 @@ class Candidates:
     def _admits(self, row: int, now_ms: int) -> bool:
         word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
         state = word & 3
-        if state == _OPEN or state == _HALF_OPEN:
+        if state in (_OPEN, _HALF_OPEN):
             if word >> 24 <= now_ms:
                 return True
             return state == _HALF_OPEN and word >> 2 & 0xFF < self._half_open_max_calls

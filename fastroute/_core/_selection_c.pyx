@@ -196,22 +196,6 @@ cdef class SmoothWeightedRoundRobin:
 
 # ---- by load and by weight ----
 
-cdef struct Random:
-    uint64_t state
-
-
-cdef inline uint64_t _next(Random *random) noexcept:
-    random.state += 0x9E3779B97F4A7C15ULL
-    cdef uint64_t z = random.state
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ULL
-    z = (z ^ z >> 27) * 0x94D049BB133111EBULL
-    return z ^ z >> 31
-
-
-cdef inline double _unit(Random *random) noexcept:
-    return <double>(_next(random) >> 11) * (1.0 / 9007199254740992.0)
-
-
 def least_connections(Candidates candidates not None, bits, int64_t now_ms):
     """Return the candidate with the least in flight for its weight, over all workers; equals by weight at random."""
     cdef Random random
@@ -229,7 +213,7 @@ def least_connections(Candidates candidates not None, bits, int64_t now_ms):
             best, least, tied = position, cost, weight
         elif cost == least:
             tied += weight
-            if _unit(&random) * tied < weight:
+            if c_unit(&random) * tied < weight:
                 best = position
     return best
 
@@ -243,15 +227,15 @@ def p2c(Candidates candidates not None, bits, int64_t now_ms, int64_t decay_ms):
         return candidates.c_positions[0] if candidates.c_count else -1
     random.state = _low_64(bits)
     candidates.segment._check_open()
-    first = _draw(candidates, &random, now_ms, -1)
-    second = _draw(candidates, &random, now_ms, first)
+    first = c_draw(candidates, &random, now_ms, -1)
+    second = c_draw(candidates, &random, now_ms, first)
     first_weight = candidates.c_weight(first, now_ms)
     second_weight = candidates.c_weight(second, now_ms)
     mean = (first_weight + second_weight) / 2.0
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
     second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
     if first_load <= second_load * ALIKE and second_load <= first_load * ALIKE:
-        return first if _unit(&random) * (first_weight + second_weight) < first_weight else second
+        return first
     return first if first_load < second_load else second
 
 
@@ -262,22 +246,36 @@ def weighted_random(Candidates candidates not None, bits, int64_t now_ms):
         return candidates.c_positions[0] if candidates.c_count else -1
     random.state = _low_64(bits)
     candidates.segment._check_open()
-    return _draw(candidates, &random, now_ms, -1)
+    return c_draw(candidates, &random, now_ms, -1)
 
 
-cdef Py_ssize_t _draw(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that its cost does not grow with the pool."""
-    cdef Py_ssize_t k, drawn, position = but
-    for k in range(MAX_DRAWS):
-        drawn = candidates.c_positions[_scale(_next(random), candidates.c_count)]
-        if drawn == but:
+cdef Py_ssize_t c_draw(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
+    cdef Py_ssize_t _k, drawn
+    for _k in range(MAX_DRAWS):
+        drawn = candidates.c_positions[_scale(c_next(random), candidates.c_count)]
+        if drawn != but and c_unit(random) * candidates.max_weight < candidates.c_weight(drawn, now_ms):
+            return drawn
+    return _draw_from_all(candidates, random, now_ms, but)
+
+
+cdef Py_ssize_t _draw_from_all(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
+    """Draw as `c_draw` does, at the cost of a look at everybody; see the pure half."""
+    cdef Py_ssize_t k, position, last = -1
+    cdef double total = 0.0, left
+    for k in range(candidates.c_count):
+        if candidates.c_positions[k] != but:
+            total += candidates.c_weight(candidates.c_positions[k], now_ms)
+    left = c_unit(random) * total
+    for k in range(candidates.c_count):
+        position = candidates.c_positions[k]
+        if position == but:
             continue
-        position = drawn
-        if _unit(random) * candidates.max_weight < candidates.c_weight(position, now_ms):
+        last = position
+        left -= candidates.c_weight(position, now_ms)
+        if left < 0.0:
             return position
-    if position != but:
-        return position
-    return candidates.c_positions[0] if candidates.c_positions[0] != but else candidates.c_positions[1]
+    return last
 
 
 cdef double _load(Candidates candidates, Py_ssize_t position, double share, int64_t now_ms, int64_t decay_ms) noexcept:

@@ -13,12 +13,13 @@ from fastroute._core._candidates_py import Candidates
 from fastroute._core._counters_file import COST, IN_FLIGHT, WORK
 
 MAX_POSITIONS: Final = 65536
-MAX_WEIGHT: Final = 1_000_000
+#: The product of three weights of 1000, as an endpoint may have.
+MAX_WEIGHT: Final = 1_000_000_000
 #: Loads that differ by less than this factor are alike: which of them is lower is noise.
 ALIKE: Final = 1.5
 
 _MASK_64: Final = (1 << 64) - 1
-#: Draws by weight are given up after this many, for whoever was drawn last.
+#: After this many rejections a draw by weight looks at every candidate instead.
 _MAX_DRAWS: Final = 64
 
 
@@ -86,7 +87,7 @@ class SmoothWeightedRoundRobin:
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
-        """Take one weight per position: 0 (never picked) to 1,000,000; at most 65536 of them (ValueError)."""
+        """Take one weight per position: 0 (never picked) to 1,000,000,000; at most 65536 of them (ValueError)."""
         self._weights = checked_weights(weights)
         self._current = [0] * len(self._weights)
         self._effective = list(self._weights)
@@ -158,8 +159,8 @@ def least_connections(candidates: Candidates, bits: int, now_ms: int) -> int:
 def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
     """Return the better of two candidates drawn by weight (Mitzenmacher 2001).
 
-    Their load is cost x (in-flight work for their weight + 1). Of two that are alike one is drawn by weight, so that
-    weights hold when nothing else tells candidates apart.
+    Their load is cost x (in-flight work for their weight + 1). Of two that are alike the first drawn is taken, so that
+    weights hold exactly when nothing else tells candidates apart.
     """
     count = len(candidates.positions)
     if count <= 1:
@@ -172,7 +173,7 @@ def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
     second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
     if first_load <= second_load * ALIKE and second_load <= first_load * ALIKE:
-        return first if random.unit() * (first_weight + second_weight) < first_weight else second
+        return first
     return first if first_load < second_load else second
 
 
@@ -185,17 +186,27 @@ def weighted_random(candidates: Candidates, bits: int, now_ms: int) -> int:
 
 
 def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that its cost does not grow with the pool."""
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
     positions = candidates.positions
-    position = but
     for _ in range(_MAX_DRAWS):
         drawn = positions[random.below(len(positions))]
-        if drawn == but:
-            continue
-        position = drawn
-        if random.unit() * candidates.max_weight < candidates.weight(position, now_ms):
+        if drawn != but and random.unit() * candidates.max_weight < candidates.weight(drawn, now_ms):
+            return drawn
+    return _draw_from_all(candidates, random, now_ms, but)
+
+
+def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
+    """Draw as `_draw` does, at the cost of a look at everybody: for pools where few weigh far more than the rest."""
+    others = [position for position in candidates.positions if position != but]
+    total = 0.0
+    for position in others:
+        total += candidates.weight(position, now_ms)
+    left = random.unit() * total
+    for position in others:
+        left -= candidates.weight(position, now_ms)
+        if left < 0.0:
             return position
-    return position if position != but else next(one for one in positions if one != but)
+    return others[-1]
 
 
 def _load(candidates: Candidates, position: int, share: float, now_ms: int, decay_ms: int) -> float:

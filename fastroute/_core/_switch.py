@@ -7,7 +7,18 @@ an ImportError. Both are 0 or 1, at run time as at build time.
 import importlib.util
 import os
 
-COMPILED_MODULES = ("attempts", "candidates", "counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+COMPILED_MODULES = (
+    "affinity",
+    "attempts",
+    "candidates",
+    "counters",
+    "h1",
+    "jsonscan",
+    "modeltable",
+    "quantile",
+    "selection",
+    "sse",
+)
 
 
 def _flag(name: str) -> bool:

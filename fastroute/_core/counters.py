@@ -58,10 +58,10 @@ __all__ = [
     "REQUESTS",
     "SLOW_START_MS",
     "SPARE_B",
-    "Segment",
-    "SegmentError",
     "WINDOW_0",
     "WINDOW_BUCKETS",
     "WORDS",
     "WORK",
+    "Segment",
+    "SegmentError",
 ]

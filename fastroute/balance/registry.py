@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from fastroute.balance.consistent_hash import ConsistentHash
 from fastroute.balance.least_connections import LeastConnections
+from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
+from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
 from fastroute.balance.weighted_random import WeightedRandom
 from fastroute.balance.weighted_round_robin import WeightedRoundRobin
@@ -19,7 +22,10 @@ BUILT_IN: dict[str, Factory] = {
     "round_robin": RoundRobinStrategy,
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
+    "least_latency": LeastLatency,
     "random": WeightedRandom,
+    "consistent_hash": ConsistentHash,
+    "prefix": Prefix,
 }
 
 

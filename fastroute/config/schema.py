@@ -92,7 +92,10 @@ class Drain(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The data listener and what belongs to the process group as a whole."""
+    """The data listener and what belongs to the process group as a whole.
+
+    access_log: a file, "-" for the standard output, None for no access log.
+    """
 
     host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
     port: Port = 8080
@@ -102,6 +105,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: ServerLimits = ServerLimits()
     drain: Drain = Drain()
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 4096
+    access_log: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
 
     @property
     def admin_port(self) -> int:

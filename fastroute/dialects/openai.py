@@ -20,8 +20,8 @@ from fastroute.dialects._body import (
     load_object,
     table,
 )
-from fastroute.interfaces import DialectName, Usage
 from fastroute.dialects.refusals import error_kind as error_kind
+from fastroute.interfaces import DialectName, Usage
 
 NAME: Final[DialectName] = "openai"
 #: The last usage of a stream is the whole usage (Perplexity repeats a running total).

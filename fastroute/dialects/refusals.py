@@ -8,7 +8,7 @@ from typing import Final
 # low". Gemini: "exceeds the maximum number of tokens", blocked by SAFETY.
 _CONTEXT: Final = re.compile(
     rb"context_length_exceeded|maximum context length|context window|prompt is too long|input is too long"
-    rb"|exceeds the maximum number of tokens|too many tokens",
+    rb"|exceeds the maximum number of tokens|exceed context limit|too many tokens",
     re.IGNORECASE,
 )
 _CONTENT: Final = re.compile(
@@ -17,7 +17,8 @@ _CONTENT: Final = re.compile(
     re.IGNORECASE,
 )
 _QUOTA: Final = re.compile(
-    rb"insufficient_quota|credit balance is too low|billing_hard_limit_reached|billing_not_active|exceeded your current quota, please check",
+    rb"insufficient_quota|credit balance is too low|billing_hard_limit_reached|billing_not_active"
+    rb"|exceeded your current quota, please check",
     re.IGNORECASE,
 )
 
@@ -29,6 +30,7 @@ def error_kind(status: int, body: bytes) -> str:
             return "context_window"
         if _CONTENT.search(body):
             return "content_policy"
-    if status in (400, 402, 403, 429) and _QUOTA.search(body):
+    # Gemini says of a limit per minute what OpenAI says of money that has run out.
+    if status in (400, 402, 403, 429) and _QUOTA.search(body) and b"RESOURCE_EXHAUSTED" not in body:
         return "quota"
     return ""

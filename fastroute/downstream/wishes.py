@@ -5,6 +5,7 @@ worse than none.
 """
 
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -78,31 +79,10 @@ def read_wishes(fields: dict[bytes, bytes]) -> Wishes:
 
 
 def _read(wishes: Wishes, name: str, value: str) -> None:
-    match name.removeprefix("x-fastroute-"):
-        case "provider":
-            wishes.preferred = _names(name, value)
-        case "exclude":
-            wishes.excluded = _names(name, value)
-        case "region":
-            wishes.regions = _names(name, value)
-        case "tags":
-            wishes.tags = frozenset(_names(name, value))
-        case "features":
-            wishes.features = dict(_feature(item) for item in _names(name, value))
-        case "priority":
-            if value not in PRIORITIES:
-                raise _malformed(name, f"must be one of {', '.join(PRIORITIES)}")
-            wishes.priority = value
-        case "session":
-            if not 0 < len(value) <= MAX_SESSION_BYTES:
-                raise _malformed(name, f"must be 1 to {MAX_SESSION_BYTES} bytes long")
-            wishes.session = value.encode("latin-1")
-        case "max-cost-usd":
-            wishes.max_cost_pico = _pico_usd(name, value)
-        case "timeout-ms":
-            wishes.timeout_ns = _milliseconds(name, value) * 1_000_000
-        case "latency-target-ms":
-            wishes.latency_target_ms = _milliseconds(name, value)
+    known = _READERS.get(name.removeprefix("x-fastroute-"))
+    if known is not None:
+        attribute, reader = known
+        setattr(wishes, attribute, reader(name, value))
 
 
 def _names(field: str, value: str) -> tuple[str, ...]:
@@ -135,6 +115,45 @@ def _pico_usd(field: str, value: str) -> int:
 
 def _malformed(field: str, what: str) -> GatewayError:
     return GatewayError(400, "invalid_request_error", f"{field} {what}", param=field)
+
+
+def _tags(field: str, value: str) -> frozenset[str]:
+    return frozenset(_names(field, value))
+
+
+def _features(field: str, value: str) -> dict[str, bool]:
+    return dict(_feature(item) for item in _names(field, value))
+
+
+def _priority(field: str, value: str) -> str:
+    if value not in PRIORITIES:
+        raise _malformed(field, f"must be one of {', '.join(PRIORITIES)}")
+    return value
+
+
+def _session(field: str, value: str) -> bytes:
+    if not 0 < len(value) <= MAX_SESSION_BYTES:
+        raise _malformed(field, f"must be 1 to {MAX_SESSION_BYTES} bytes long")
+    return value.encode("latin-1")
+
+
+def _nanoseconds(field: str, value: str) -> int:
+    return _milliseconds(field, value) * 1_000_000
+
+
+#: Which attribute of Wishes a field sets, by the field's name without `x-fastroute-`, and who reads its value.
+_READERS: Final[dict[str, tuple[str, Callable[[str, str], object]]]] = {
+    "provider": ("preferred", _names),
+    "exclude": ("excluded", _names),
+    "region": ("regions", _names),
+    "tags": ("tags", _tags),
+    "features": ("features", _features),
+    "priority": ("priority", _priority),
+    "session": ("session", _session),
+    "max-cost-usd": ("max_cost_pico", _pico_usd),
+    "timeout-ms": ("timeout_ns", _nanoseconds),
+    "latency-target-ms": ("latency_target_ms", _milliseconds),
+}
 
 
 def read_traceparent(value: bytes) -> tuple[bytes, bytes] | None:

@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
     name: for the ledger. retryable: another endpoint may be tried. verdict: what it says of the endpoint, see
     `_core.attempts`. kind: of a refusal that another model may not share ("context_window", "content_policy"). hint_ms:
     how long the provider wants to be left alone, -1 if it did not say. killer: the request may have brought the
-    endpoint down.
+    endpoint down. again: the same endpoint may be tried once more; a provider may say that it will not do better.
     """
 
     name: OutcomeName
@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
     kind: str = ""
     hint_ms: int = -1
     killer: bool = False
+    again: bool = True
 
 
 OK: Final = Outcome("ok", False, WELL)
@@ -38,6 +39,8 @@ UPSTREAM_ERROR_FINAL: Final = Outcome("upstream_error", False, FAILED)
 REJECTED: Final = Outcome("client_error", True, KEY_REJECTED)
 TIMEOUT: Final = Outcome("timeout", True, FAILED, killer=True)
 KILLED: Final = Outcome("upstream_error", True, FAILED, killer=True)
+#: Too many of ours wait for a connection already: nothing was asked of the endpoint.
+OVERFLOW: Final = Outcome("upstream_error", True, NEUTRAL)
 STREAM_BROKEN: Final = Outcome("stream_broken", False, FAILED)
 #: We ended the answer ourselves, because the request's time was up or the gateway leaves: the endpoint was doing well.
 STREAM_ENDED: Final = Outcome("stream_broken", False, NEUTRAL)
@@ -72,21 +75,24 @@ class Classifier:
         """Judge an error answer that has been read. wall_ns: Unix time now, for dates in it."""
         outcome = self.status(status)
         kind: str = dialect.error_kind(status, body)
-        hint_ms = retry_after_ms(headers, body, wall_ns)
-        if kind == "quota" and hint_ms is None:
-            # The money has run out: waiting does not help, another key may. (Google says the same of a rate limit, and
-            # then how long it takes.)
+        if kind == "quota":
+            # The money has run out: waiting does not help, another key may.
             return REJECTED._replace(name=outcome.name)
+        if kind:
+            # Every endpoint of this model would refuse it; the chain for this kind knows of others.
+            return CLIENT_ERROR._replace(kind=kind)
+        hint_ms = retry_after_ms(headers, body, wall_ns)
         if outcome.verdict == RATE_LIMITED or (status == 503 and hint_ms is not None):
             hint_ms = DEFAULT_COOLDOWN_MS if hint_ms is None else min(hint_ms, self._max_retry_after_ms)
             outcome = outcome._replace(verdict=RATE_LIMITED, hint_ms=hint_ms)
-        wish = should_retry(headers)
-        if wish is False and outcome.verdict == NEUTRAL:
-            outcome = outcome._replace(retryable=False)
-        return outcome._replace(kind=kind) if kind else outcome
+        if should_retry(headers) is False:
+            outcome = outcome._replace(again=False)
+        return outcome
 
     def transport(self, kind: str, sent: bool = False) -> Outcome:
         """Judge an attempt that got no complete answer. kind, sent: those of the UpstreamError."""
         if kind == "timeout":
             return TIMEOUT if sent else TIMEOUT._replace(killer=False)
+        if kind == "overflow":
+            return OVERFLOW
         return KILLED if sent else UPSTREAM_ERROR

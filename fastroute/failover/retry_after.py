@@ -6,6 +6,7 @@ Google's error details. Anything that is not a finite time from now on counts as
 
 import math
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -24,7 +25,9 @@ def retry_after_ms(headers: list[Header], body: bytes, wall_ns: int) -> int | No
     value = fields.get(b"retry-after")
     if value is not None:
         seconds = _number(value)
-        return math.ceil(seconds * 1000) if seconds is not None else _date_ms(value, wall_ns)
+        wait_ms = math.ceil(seconds * 1000) if seconds is not None else _date_ms(value, wall_ns)
+        if wait_ms is not None:
+            return wait_ms
     match = _RETRY_DELAY.search(body)
     return math.ceil(float(match[1]) * 1000) if match is not None else None
 
@@ -45,6 +48,9 @@ def _date_ms(value: bytes, wall_ns: int) -> int | None:
     """Return the time until an HTTP date, 0 for one that has passed, None for what is no date."""
     try:
         at = parsedate_to_datetime(value.decode("ascii"))
-    except (ValueError, TypeError, UnicodeDecodeError):
+    except (ValueError, TypeError, OverflowError):
         return None
+    if at.tzinfo is None:
+        # The asctime form has no zone; RFC 9110 section 5.6.7 has every date in GMT.
+        at = at.replace(tzinfo=UTC)
     return max(0, math.ceil(at.timestamp() * 1000 - wall_ns / 1e6))

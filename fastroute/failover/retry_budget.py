@@ -15,14 +15,20 @@ class RetryBudget:
     """One worker's share. percent: of the requests of the last `ttl_ms`. min_per_s: retries per second on top."""
 
     def __init__(self, percent: float, min_per_s: float, ttl_ms: int) -> None:
+        self._size = (percent, min_per_s, ttl_ms)
         self._price = int(_DEPOSIT * 100 / percent) if percent > 0 else 0
         self._slot_ms = max(1, ttl_ms // SLOTS)
         # Without a share of requests to spend, a retry costs one unit of the reserve alone.
         self._cost = self._price or _DEPOSIT
-        self._reserve = int(min_per_s * ttl_ms / 1000) * self._cost
+        # A worker's share of a small reserve rounds to nothing; then not even the only request could be tried again.
+        self._reserve = max(int(min_per_s * ttl_ms / 1000), min_per_s > 0) * self._cost
         self._slots = [0] * SLOTS
         self._epoch = 0
         self._sum = 0
+
+    def like(self, other: "RetryBudget") -> bool:
+        """Whether the other one was made with the same parameters."""
+        return self._size == other._size
 
     def deposit(self, now_ms: int) -> None:
         """Note a request."""

@@ -12,7 +12,7 @@ from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Ask, DialectName, Header, Step
+from fastroute.interfaces import Ask, Step
 from fastroute.routing.pool import Chooser, Pool
 from fastroute.routing.refusals import refusal
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
@@ -41,13 +41,16 @@ NOWHERE: Final = 63
 class Plan:
     """Where one request may go, and has been.
 
-    `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `position`,
-    `sent_ns`: the attempt under way. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
+    `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the
+    route it began with; `past`: what was tried in pools that the chain has left, for when it comes back. `attempt`: the
+    one under way, the corridor's. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
     """
 
     __slots__ = (
         "ask",
+        "asked",
+        "attempt",
         "capabilities",
         "chain",
         "chooser",
@@ -58,16 +61,15 @@ class Plan:
         "model",
         "order",
         "output_tokens",
+        "past",
         "policy",
         "pool",
-        "position",
         "prefill_work",
         "prompt_tokens",
         "refusal",
         "regions",
         "revisited",
         "route",
-        "sent_ns",
         "stages",
         "step",
         "tried",
@@ -75,9 +77,10 @@ class Plan:
     )
 
     def __init__(self, route: Route, pool: Pool, chooser: Chooser) -> None:
-        self.route = route
+        self.asked = self.route = route
         self.pool = pool
         self.chooser = chooser
+        self.past: dict[tuple[Pool, str], list[int]] | None = None
         self.ask = Ask()
         self.decision: Decision = NO_DECISION
         self.policy: TenantPolicy | None = None
@@ -94,8 +97,7 @@ class Plan:
         self.tried: list[int] = []
         self.chain: Sequence[Step] = route.fallbacks
         self.step = 0
-        self.position = -1
-        self.sent_ns = 0
+        self.attempt: Any = None
         self.refusal: GatewayError | None = None
         self.diverted = False
         self.killed = 0
@@ -187,7 +189,7 @@ class Planner:
 
     def _enter(self, plan: Plan, step: Step, ctx: Context) -> bool:
         """Point the plan at one step; False if there is nothing to be found there."""
-        route = plan.route
+        route = plan.asked
         if step.model is not None:
             found = self.routes.find(step.model, ctx.operation.dialect)
             if found is None or not ctx.principal.may_use(step.model):
@@ -196,10 +198,14 @@ class Planner:
                 return False
             route = found
         pool = route.pools[ctx.operation.dialect]
-        if pool is not plan.pool:
+        # A pool of a glob serves many models: the same endpoints, but another request.
+        model = route.name or step.model or ctx.model
+        if pool is not plan.pool or model != plan.model:
+            past = plan.past = plan.past or {}
+            past[plan.pool, plan.model] = plan.tried
+            plan.tried = past.get((pool, model), [])
             plan.pool = pool
-            plan.tried = []
-            plan.model = route.name or step.model or ctx.model
+            plan.model = model
         plan.route = route
         plan.chooser = pool.chooser(step.strategy or plan.chooser.name)
         base_order, base_stages = self._base_order(plan, ctx)
@@ -340,7 +346,8 @@ def _combine(
             keys.append(None)
         else:
             keys.append(ranks)
-    ranking = {key: rank + 1 for rank, key in enumerate(sorted({key for key in keys if key is not None}))}
+    ordered = sorted({key for key in keys if key is not None})
+    ranking = {key: min(rank, _ORDER_LIMIT) for rank, key in enumerate(ordered, 1)}
     return bytes(ranking[key] if key is not None else 0 for key in keys), bytes(stages)
 
 
@@ -348,4 +355,3 @@ def _rejected(decision: Decision) -> GatewayError:
     assert decision.reject is not None  # by the caller
     status, code, message, retry_after_s = decision.reject
     return GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
-

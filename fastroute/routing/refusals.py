@@ -1,4 +1,4 @@
-"""What a caller is told when every gate together has left no endpoint: the gate that took the last of them, no names."""
+"""What a caller is told when the gates have left no endpoint: the gate that took the last of them, no names."""
 
 from typing import Final
 
@@ -64,7 +64,10 @@ _REFUSALS: Final[dict[int, tuple[int, str, str, str | None, Fault]]] = {
         "downstream",
     ),
 }
-_UNHEALTHY: Final = frozenset({BREAKER, DRAINED})
+_UNAVAILABLE: Final = {
+    BREAKER: "no provider of this model is healthy for now",
+    DRAINED: "every provider of this model is drained",
+}
 
 
 def refusal(gate: int, wait_ms: int) -> GatewayError:
@@ -85,8 +88,8 @@ def refusal(gate: int, wait_ms: int) -> GatewayError:
     return GatewayError(
         503,
         "no_healthy_provider",
-        "no provider is available for this model",
-        retry_after_s=_seconds(wait_ms) if gate in _UNHEALTHY else 1,
+        _UNAVAILABLE.get(gate, "no provider is available for this model"),
+        retry_after_s=_seconds(wait_ms) if gate == BREAKER else 1,
         fault="gateway",
         retry_safe=True,
     )

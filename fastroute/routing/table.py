@@ -1,11 +1,11 @@
 """Model names to routes. Aliases are flattened and cycles refused when the snapshot is built from the configuration."""
 
-import fnmatch
 import re
 from collections.abc import Sequence
 from typing import Final
 
 from fastroute._core.modeltable import ModelTable
+from fastroute.config.patterns import matches
 from fastroute.errors import GatewayError
 from fastroute.interfaces import DialectName, Step
 from fastroute.routing.pool import Pool
@@ -51,7 +51,7 @@ class RouteTable:
         self._routes = list(exact.values())
         self._names = list(exact)
         self._table = ModelTable([name.encode() for name in self._names])
-        self._globs = [(re.compile(fnmatch.translate(glob)), route) for glob, route in globs]
+        self._globs = tuple(globs)
         self._models = tuple(dict.fromkeys(self._names))
 
     @property
@@ -62,7 +62,7 @@ class RouteTable:
     @property
     def pools(self) -> dict[tuple[str, DialectName], Pool]:
         """Return every pool once, by the route's name (or glob) and dialect."""
-        routes = {route.name: route for route in self._routes} | {glob.pattern: route for glob, route in self._globs}
+        routes = {route.name: route for route in self._routes} | dict(self._globs)
         return {(name, dialect): pool for name, route in routes.items() for dialect, pool in route.pools.items()}
 
     def resolve(self, body: bytes, start: int, end: int, dialect: DialectName) -> tuple[str, Route]:
@@ -75,8 +75,8 @@ class RouteTable:
             if _NOT_A_NAME.search(name):
                 # It would stand in a header field and in logs; no model is called so.
                 raise unknown_model(body[start:end])
-            for pattern, route in self._globs:
-                if dialect in route.pools and pattern.fullmatch(name):
+            for glob, route in self._globs:
+                if dialect in route.pools and matches(glob, name):
                     return name, route
         raise unknown_model(body[start:end])
 

@@ -16,6 +16,9 @@ class Survey(NamedTuple):
     has_request_id: bool
 
 
+#: Of an answer that has not come.
+NO_SURVEY: Final = Survey(False, False)
+
 _SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
 
 

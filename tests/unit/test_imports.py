@@ -17,13 +17,13 @@ PACKAGE = Path(fastroute.__file__).parent
 LAYERS = (
     ("interfaces", "errors", "clock"),
     ("_core",),
-    ("config", "context", "words"),
+    ("config", "context", "words", "rows"),
     (
         "downstream", "auth", "routing", "load", "balance", "health", "failover", "limits", "billing", "upstream",
         "dialects", "observe",
     ),
     ("snapshot",),
-    ("gateway", "build", "reload"),
+    ("gateway", "build", "handout"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip

@@ -272,10 +272,6 @@ class Gateway:
         if exchange.status >= 400:
             if await self._hold(exchange, attempt, ctx, snapshot):
                 return False
-            if attempt.outcome.retryable and self._has_others(ctx, plan, snapshot):
-                what = "the provider's error answer was too large to be kept"
-                attempt.failure = UpstreamError("malformed", what, sent=True)
-                return False
         elif _is_held(ctx, exchange):
             body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
             if body is not None:
@@ -461,13 +457,17 @@ class Gateway:
     async def _hold(self, exchange: Exchange, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> bool:
         """Read an error answer, which another attempt may make unnecessary, and judge it.
 
-        False: it is too large to be held, and is the answer.
+        False: it is too large to be held, nobody else is left to be tried, and so it is the answer.
         """
         body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+        if failure is not None:
+            attempt.fail(failure, snapshot.classifier)
+            return True
         if body is None:
-            if failure is not None:
-                attempt.fail(failure, snapshot.classifier)
-            return failure is not None
+            if not attempt.outcome.retryable or not self._has_others(ctx, ctx.plan, snapshot):
+                return False
+            attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
+            return True
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
         if outcome.hint_ms >= 0:
             ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)

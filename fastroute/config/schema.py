@@ -268,7 +268,7 @@ class Breaker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Opens after `failure_threshold` failures in a row, or when `failure_rate` of at least `min_requests` within
     `window_ms` have failed. Stays open for `timeout_ms`, doubled each time in a row up to `max_timeout_ms`. After it
     has closed, the endpoint's weight grows back over `slow_start_ms`. In a pool of at least `panic_min_endpoints`,
-    when fewer than `panic_percent` of them are let through, breakers are ignored.
+    when fewer than `panic_percent` of them are let through, first attempts ignore breakers.
     """
 
     failure_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 5

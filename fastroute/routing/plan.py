@@ -124,8 +124,8 @@ class Planner:
         self.tenants = tenants
         self.providers = providers
         self.regions = regions
+        self._panic_percent = panic_percent
         self._need = Need()
-        self._need.panic_percent = panic_percent
         self._need.panic_min = panic_min
         self._need.slow_start_ms = slow_start_ms
 
@@ -171,6 +171,9 @@ class Planner:
         need.max_cost_pico = plan.max_cost_pico
         need.now_ms = now_ms
         need.tried = plan.tried
+        # Only a first attempt may ignore breakers. What has failed once goes to those that are let through, or nowhere:
+        # when everything is down, each retry would be one more failure.
+        need.panic_percent = self._panic_percent if plan.attempt is None else 0
         return need
 
     def advance(self, plan: Plan, ctx: Context) -> bool:

@@ -233,6 +233,12 @@ def test_a_connection_that_broke_after_the_request_was_sent_may_have_been_killed
     assert outcome.killer
 
 
+def test_our_own_queue_being_full_is_nobodys_fault() -> None:
+    outcome = DEFAULT.transport("overflow", sent=False)
+    assert (outcome.name, outcome.retryable, outcome.verdict) == ("upstream_error", True, NEUTRAL)
+    assert not outcome.killer
+
+
 def test_timeouts() -> None:
     """A prompt that hangs replicas is one that kills them; a connection that was never made is none."""
     assert DEFAULT.transport("timeout", sent=True) == TIMEOUT

@@ -78,11 +78,10 @@ class Classifier:
         if kind in ("context_window", "content_policy"):
             # Every endpoint of this model would refuse it; the chain for this kind knows of others.
             return CLIENT_ERROR._replace(kind=kind)
-        hint_ms = retry_after_ms(headers, body, wall_ns)
-        if kind == "quota" and hint_ms is None:
-            # The money has run out: waiting does not help, another key may. (Google says the same of a rate limit, and
-            # then how long it takes.)
+        if kind == "quota":
+            # The money has run out: waiting does not help, another key may.
             return REJECTED._replace(name=outcome.name)
+        hint_ms = retry_after_ms(headers, body, wall_ns)
         if outcome.verdict == RATE_LIMITED or (status == 503 and hint_ms is not None):
             hint_ms = DEFAULT_COOLDOWN_MS if hint_ms is None else min(hint_ms, self._max_retry_after_ms)
             outcome = outcome._replace(verdict=RATE_LIMITED, hint_ms=hint_ms)

@@ -70,7 +70,7 @@ class Stand:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for transport in self.snapshot.transports:
+        for transport in self.snapshot.transports.values():
             self._loop.run_until_complete(transport.close())
         self._loop.close()
         self.segment.close()

@@ -69,6 +69,16 @@ def test_the_choice_its_strategy_and_everybodys_load(tmp_path: Path) -> None:
         assert a["breaker"] == {"state": "closed", "probes": 0, "retry_in_ms": 0}
 
 
+def test_nobody_knows_how_long_a_stranger_takes(tmp_path: Path) -> None:
+    """No time is not a time of nothing: neither for one nobody has asked, nor for one nobody has asked in long."""
+    with Stand(tmp_path) as stand:
+        stand.succeed("a", cost_ms=200.0)
+        times = [one["expected_ttft_ms"] for one in stand.explain()["candidates"]]
+        assert times == [pytest.approx(200.0, rel=0.01), None, None]
+        stand.now_ms += 600_000
+        assert candidate(stand.explain(), "a")["expected_ttft_ms"] is None
+
+
 def test_asking_counts_nothing_and_sends_nothing(tmp_path: Path) -> None:
     with Stand(tmp_path) as stand:
         before = Path(tmp_path / "segment").read_bytes()

@@ -39,6 +39,8 @@ UPSTREAM_ERROR_FINAL: Final = Outcome("upstream_error", False, FAILED)
 REJECTED: Final = Outcome("client_error", True, KEY_REJECTED)
 TIMEOUT: Final = Outcome("timeout", True, FAILED, killer=True)
 KILLED: Final = Outcome("upstream_error", True, FAILED, killer=True)
+#: Too many of ours wait for a connection already: nothing was asked of the endpoint.
+OVERFLOW: Final = Outcome("upstream_error", True, NEUTRAL)
 STREAM_BROKEN: Final = Outcome("stream_broken", False, FAILED)
 #: We ended the answer ourselves, because the request's time was up or the gateway leaves: the endpoint was doing well.
 STREAM_ENDED: Final = Outcome("stream_broken", False, NEUTRAL)
@@ -76,11 +78,10 @@ class Classifier:
         if kind in ("context_window", "content_policy"):
             # Every endpoint of this model would refuse it; the chain for this kind knows of others.
             return CLIENT_ERROR._replace(kind=kind)
-        hint_ms = retry_after_ms(headers, body, wall_ns)
-        if kind == "quota" and hint_ms is None:
-            # The money has run out: waiting does not help, another key may. (Google says the same of a rate limit, and
-            # then how long it takes.)
+        if kind == "quota":
+            # The money has run out: waiting does not help, another key may.
             return REJECTED._replace(name=outcome.name)
+        hint_ms = retry_after_ms(headers, body, wall_ns)
         if outcome.verdict == RATE_LIMITED or (status == 503 and hint_ms is not None):
             hint_ms = DEFAULT_COOLDOWN_MS if hint_ms is None else min(hint_ms, self._max_retry_after_ms)
             outcome = outcome._replace(verdict=RATE_LIMITED, hint_ms=hint_ms)
@@ -92,4 +93,6 @@ class Classifier:
         """Judge an attempt that got no complete answer. kind, sent: those of the UpstreamError."""
         if kind == "timeout":
             return TIMEOUT if sent else TIMEOUT._replace(killer=False)
+        if kind == "overflow":
+            return OVERFLOW
         return KILLED if sent else UPSTREAM_ERROR

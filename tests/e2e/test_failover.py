@@ -90,7 +90,7 @@ def gateway_config(faulty: MockUpstream, sound: MockUpstream) -> dict[str, Any]:
             *({"model": name, "tiers": [["faulty"], ["sound"]]} for name in FAULTS),
             {"model": "refused", "tiers": [["refused"], ["sound"]]},
         ],
-        "routing": {"timeouts": {"connect_ms": 1000, "first_byte_ms": 300, "idle_ms": 2000, "total_ms": 10000}},
+        "routing": {"timeouts": {"connect_ms": 1000, "first_byte_ms": 1000, "idle_ms": 2000, "total_ms": 10000}},
     }
 
 

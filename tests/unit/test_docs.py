@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastroute._core.attempts import FAILED, KEY_REJECTED, NEUTRAL, OK, RATE_LIMITED
 from fastroute.config.schema import Retry
 from fastroute.failover.classify import Classifier
 from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP, RESPONSE_DROP
@@ -125,30 +126,38 @@ def test_the_layers_are_those_of_the_test() -> None:
 VERDICT_SAMPLES: list[list[int | str]] = [
     [200, 204],
     [301, 302, 307],
-    [401, 403],
+    [401, 402, 403],
     [429, 529],
     [408, 500, 502, 503, 504],
     [409],
     [400, 404, 422],
     ["timeout"],
-    ["connect", "tls", "closed", "truncated", "malformed", "overflow"],
+    ["connect", "tls", "closed", "truncated", "malformed"],
+    ["overflow"],
 ]
+VERDICTS = {
+    OK: "is well",
+    FAILED: "has failed",
+    RATE_LIMITED: "has had enough",
+    KEY_REJECTED: "refuses our key",
+    NEUTRAL: "is not judged",
+}
 
 
 @pytest.mark.parametrize("index", range(len(VERDICT_SAMPLES)))
 def test_the_verdicts_are_those_of_the_classifier(index: int) -> None:
     table = rows("docs/failover.md", "classify")
     assert len(table) == len(VERDICT_SAMPLES)
-    _, name, retried, blamed = table[index]
-    with_all = Classifier(frozenset({*Retry().on_status, 409}))
-    with_none = Classifier(frozenset())
+    _, name, retried, judged = table[index]
+    with_all = Classifier(frozenset({*Retry().on_status, 409}), Retry().max_retry_after_ms)
+    with_none = Classifier(frozenset(), Retry().max_retry_after_ms)
     for sample in VERDICT_SAMPLES[index]:
         if isinstance(sample, str):
             verdicts = [with_all.transport(sample), with_none.transport(sample)]
         else:
             verdicts = [with_all.status(sample)] + ([with_none.status(sample)] if sample != 409 else [])
         assert {f"`{verdict.name}`" for verdict in verdicts} == {name}
-        assert {verdict.blames for verdict in verdicts} == {blamed == "yes"}
+        assert {VERDICTS[verdict.verdict] for verdict in verdicts} == {judged}
         wanted = {"yes": [True, True], "no": [False, False], "if in `on_status`": [True, False]}[retried]
         assert [verdict.retryable for verdict in verdicts] == wanted[: len(verdicts)]
 

@@ -219,7 +219,7 @@ def test_bodies_that_say_nothing(body: bytes, dialect: Any) -> None:
 # --- no answer at all
 
 
-@pytest.mark.parametrize("kind", ["connect", "tls", "closed", "overflow"])
+@pytest.mark.parametrize("kind", ["connect", "tls", "closed"])
 def test_what_was_not_sent_is_always_safe_to_send_elsewhere(kind: str) -> None:
     outcome = DEFAULT.transport(kind, sent=False)
     assert (outcome.name, outcome.retryable, outcome.verdict) == ("upstream_error", True, FAILED)
@@ -231,6 +231,12 @@ def test_a_connection_that_broke_after_the_request_was_sent_may_have_been_killed
     outcome = DEFAULT.transport(kind, sent=True)
     assert (outcome.name, outcome.retryable, outcome.verdict) == ("upstream_error", True, FAILED)
     assert outcome.killer
+
+
+def test_our_own_queue_being_full_is_nobodys_fault() -> None:
+    outcome = DEFAULT.transport("overflow", sent=False)
+    assert (outcome.name, outcome.retryable, outcome.verdict) == ("upstream_error", True, NEUTRAL)
+    assert not outcome.killer
 
 
 def test_timeouts() -> None:

@@ -82,9 +82,7 @@ SCENARIOS = {
     "whole-in-pieces": Scenario([answer], (BODY[:5], BODY[5:20], BODY[20:]), length=False),
     "stream": Scenario([stream], (STREAM,)),
     "failover": Scenario([always(json_response(503, {"error": {}})), answer], (BODY,), faultless=False),
-    "failover-after-reset": Scenario(
-        [always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,), faultless=False
-    ),
+    "failover-after-reset": Scenario([always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,), faultless=False),
     "queue-to-dial": Scenario([answer], (BODY,), max_connections=1, hold="dropped"),
     "queue-for-a-connection": Scenario([answer], (BODY,), max_connections=1, hold="handed over"),
     "large-upload": Scenario([[[ReadHead(), Pause(0.01), ReadRequest(), *answer_steps]] * MAX_AWAITS], (LARGE,)),

@@ -46,7 +46,14 @@ class Router:
     """One gateway: everything that decides is its own. Its requests are streamed."""
 
     def __init__(
-        self, config: Config, strategy: str, servers: Sequence[Server], clock: Clock, rng: Random, trace: Trace, path: str
+        self,
+        config: Config,
+        strategy: str,
+        servers: Sequence[Server],
+        clock: Clock,
+        rng: Random,
+        trace: Trace,
+        path: str,
     ) -> None:
         routing = config.routing
         self.segment = Segment.create(path, 1, len(servers))
@@ -59,7 +66,9 @@ class Router:
         self._strategy: Strategy = self._pool.chooser(strategy).strategy
         self._retry = routing.retry
         self._total_ms = routing.timeouts.total_ms
-        self._budget = RetryBudget(routing.retry.budget.percent, routing.retry.budget.min_per_s, routing.retry.budget.ttl_ms)
+        self._budget = RetryBudget(
+            routing.retry.budget.percent, routing.retry.budget.min_per_s, routing.retry.budget.ttl_ms
+        )
         self._backoff = Backoff(routing.retry.backoff)
         self._classifier = Classifier(frozenset(routing.retry.on_status), routing.retry.max_retry_after_ms)
         self._need = Need()

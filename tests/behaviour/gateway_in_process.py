@@ -164,7 +164,7 @@ class InProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for transport in self.snapshot.transports:
+        for transport in self.snapshot.transports.values():
             await transport.close()
         await asyncio.sleep(0)
         self.journal.close()
@@ -190,7 +190,7 @@ class InProcess:
 
     @property
     def pools(self) -> list[Pool]:
-        transports = [transport for transport in self.snapshot.transports if isinstance(transport, FastTransport)]
+        transports = [transport for transport in self.snapshot.transports.values() if isinstance(transport, FastTransport)]
         return [transport._pool for transport in transports]
 
     def records(self) -> list[Record]:

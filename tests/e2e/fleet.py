@@ -1,12 +1,13 @@
 """Several providers in one scripted server, and a load of many clients: for tests that count who got what."""
 
+import asyncio
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
-from itertools import product
+from itertools import count, product, takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from fastroute._core.counters import REQUESTS, Segment
 from fastroute.build import endpoint_specs
 from fastroute.config import load_file
-from fastroute.upstream.mock import MockUpstream, Request, Script, json_response
+from fastroute.upstream.mock import Barrier, MockUpstream, Request, Script, json_response
 from tests.e2e.client import chat, completion
 from tests.e2e.harness import Gateway, ThreadedUpstream, wait_until
 
@@ -117,13 +118,30 @@ def served(gateway: Gateway) -> list[dict[str, int]]:
         segment.close()
 
 
+class Gate:
+    """A play that lets nobody's answer through until it is opened. then: what is answered."""
+
+    def __init__(self, fleet: Fleet, then: Script = GOOD) -> None:
+        self.held = 0
+        self._fleet = fleet
+        self._then = then
+        self._event = asyncio.Event()
+
+    def __call__(self, request: Request) -> Script:
+        self.held += 1
+        return [Barrier(self._event), *self._then]
+
+    def open(self) -> None:
+        """Let them all through, now and from now on."""
+        self._fleet.set(self._event)
+
+
 class Reply(NamedTuple):
     """What a client got. status 0: it left, or the connection broke."""
 
     status: int
     provider: str
     attempts: int
-    at_s: float
 
 
 Body = Callable[[int], dict[str, object]]
@@ -132,7 +150,7 @@ Body = Callable[[int], dict[str, object]]
 class Load:
     """Clients that ask one request after the other, each on a connection of its own that is renewed now and then.
 
-    leaves: whether the client of request number n hangs up instead of reading its answer.
+    leaves: after how many seconds the client of a request hangs up, None if it waits for its answer.
     """
 
     def __init__(
@@ -150,21 +168,20 @@ class Load:
         self._body = body
         self._headers = headers
         self._leaves = leaves
-        self._numbers = iter(range(0))
+        self._numbers: Iterator[int] = iter(())
         self._lock = threading.Lock()
-        self._end_s = float("inf")
 
     def send(self, requests: int) -> list[Reply]:
         """Send so many requests and return what came of them."""
-        return self._run(range(requests), float("inf"))
+        return self._run(range(requests))
 
-    def send_for(self, seconds: float) -> list[Reply]:
-        """Send requests for so long and return what came of them."""
-        return self._run(range(1_000_000), time.monotonic() + seconds)
+    def send_while(self, condition: Callable[[], bool]) -> list[Reply]:
+        """Send requests as long as `condition()` holds, and return what came of them."""
+        return self._run(takewhile(lambda number: condition(), count()))
 
-    def _run(self, numbers: Iterable[int], end_s: float) -> list[Reply]:
+    def _run(self, numbers: Iterable[int]) -> list[Reply]:
         before = len(self.replies)
-        self._numbers, self._end_s = iter(numbers), end_s
+        self._numbers = iter(numbers)
         threads = [threading.Thread(target=self._ask_on) for _ in range(self._clients)]
         for thread in threads:
             thread.start()
@@ -175,7 +192,7 @@ class Load:
 
     def _next(self) -> int | None:
         with self._lock:
-            return next(self._numbers, None) if time.monotonic() < self._end_s else None
+            return next(self._numbers, None)
 
     def _ask_on(self) -> None:
         link = HTTPConnection("127.0.0.1", self._gateway.port, timeout=30)
@@ -195,11 +212,11 @@ class Load:
             if leave_s is not None:
                 time.sleep(leave_s)
                 link.close()
-                return Reply(0, "", 0, time.monotonic())
+                return Reply(0, "", 0)
             response = link.getresponse()
             response.read()
         except (OSError, HTTPException):
             link.close()
-            return Reply(0, "", 0, time.monotonic())
+            return Reply(0, "", 0)
         attempts = int(response.headers.get("x-fastroute-attempts", "0"))
-        return Reply(response.status, response.headers.get("x-fastroute-provider", ""), attempts, time.monotonic())
+        return Reply(response.status, response.headers.get("x-fastroute-provider", ""), attempts)

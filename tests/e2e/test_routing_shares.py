@@ -1,6 +1,5 @@
 """Who gets how much, by each strategy, counted by the providers: four workers behind one port, many clients."""
 
-import asyncio
 import math
 import threading
 from collections import Counter
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 from fastroute.balance.registry import BUILT_IN
-from fastroute.upstream.mock import Barrier, Pause, Request, Script
+from fastroute.upstream.mock import Pause
 from tests.e2e.client import ask, chat
-from tests.e2e.fleet import BAD, GOOD, KEY, Fleet, Load, config, served, wake
+from tests.e2e.fleet import BAD, GOOD, KEY, Fleet, Gate, Load, config, served, wake
 from tests.e2e.harness import Gateway, wait_until
 
 WORKERS = 4
@@ -140,20 +139,6 @@ def test_p2c_keeps_to_the_weights_of_equals(fleet: Fleet, tmp_path: Path) -> Non
     seen = fleet.counts()
     assert seen["a"] > max(seen[name] for name in "bcd")
     assert min(seen.values()) > 100
-
-
-class Gate:
-    """Lets nobody's answer through until it is opened."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-        self._event = asyncio.Event()
-
-    def __call__(self, request: Request) -> Script:
-        return [Barrier(self._event), *GOOD]
-
-    def open(self) -> None:
-        self._fleet.set(self._event)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ cdef class Cheapest:
             in_flight = candidates.segment.c_total(candidates.c_places[position].row, IN_FLIGHT)
             if in_flight < 0:
                 in_flight = 0
-            load = <double>(in_flight + 1) * offer.tries / weight if weight > 0.0 else HUGE_VAL
+            load = <double>(in_flight + 1) * offer.tries / weight
             if best < 0 or load < least:
                 best, least, tied = position, load, weight
             elif load == least:

@@ -58,7 +58,7 @@ class Cheapest:
                 continue
             weight = candidates.weight(position, now_ms)
             in_flight = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT))
-            load = (in_flight + 1) * tries / weight if weight > 0.0 else math.inf
+            load = (in_flight + 1) * tries / weight
             if best < 0 or load < least:
                 best, least, tied = position, load, weight
             elif load == least:

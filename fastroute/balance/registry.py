@@ -4,8 +4,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from fastroute.balance.adaptive import Adaptive
-from fastroute.balance.cost_optimized import CostOptimized
 from fastroute.balance.consistent_hash import ConsistentHash
+from fastroute.balance.cost_optimized import CostOptimized
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices

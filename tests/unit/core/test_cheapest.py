@@ -187,7 +187,7 @@ def test_without_a_band_only_the_least_counts(cheapest: ModuleType, segment: Any
 
 def test_a_weight_without_worth_comes_last(cheapest: ModuleType, segment: Any) -> None:
     candidates = candidates_of(cheapest, segment, [1, 1])
-    candidates.set_factor(0, 0.0)
+    candidates.set_factor(0, 1e-9)
     assert picks(cheapest.Cheapest(flat(100, 100), WINDOW_MS), candidates) == {1: 300}
 
 

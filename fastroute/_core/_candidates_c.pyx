@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from fastroute._core._counters_c cimport Segment
 
-from fastroute._core._candidates_gates import checked_factor, checked_row, same_length
+from fastroute._core._candidates_gates import checked_factor, checked_region, checked_row, same_length
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
@@ -52,7 +52,7 @@ cdef class Candidates:
 
     def __cinit__(self, Segment segment not None, rows, weights, *, ranks, providers, regions, capabilities,
                   context_windows, max_outputs, input_prices, output_prices, half_open_max_calls=1):
-        """Raises ValueError for sequences of different lengths, IndexError for a row that is not in the segment."""
+        """Take what the pure half takes, and raise what it raises."""
         cdef Py_ssize_t i
         cdef Place *place
         self.size = same_length(rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs,
@@ -72,7 +72,7 @@ cdef class Candidates:
                 self.max_weight = place.weight
             place.rank = ranks[i]
             place.provider = providers[i]
-            place.region = regions[i]
+            place.region = checked_region(regions[i])
             place.capabilities = capabilities[i]
             place.context_window = context_windows[i]
             place.max_output = max_outputs[i]

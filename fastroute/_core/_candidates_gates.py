@@ -38,6 +38,8 @@ GATE_NAMES: Final = (
 )
 
 MAX_ENDPOINTS: Final = 65_536
+#: Regions are bits of a 64-bit word.
+REGIONS: Final = 64
 #: The share of its weight that an endpoint has at the beginning of a slow start (Envoy's min_weight_percent).
 SLOW_START_FLOOR: Final = 0.1
 
@@ -63,6 +65,13 @@ def checked_factor(factor: float) -> float:
     if not 0.0 < factor <= 1.0:
         raise ValueError("a factor must be above 0 and at most 1")
     return factor
+
+
+def checked_region(region: int) -> int:
+    """Return the region, or raise ValueError for one that no bit can stand for."""
+    if not 0 <= region < REGIONS:
+        raise ValueError(f"a region must be 0 to {REGIONS - 1}, not {region}")
+    return region
 
 
 def checked_row(row: int, endpoints: int) -> int:

@@ -18,6 +18,7 @@ from fastroute._core._candidates_gates import (
     TRIED,
     checked_factor,
     checked_position,
+    checked_region,
     checked_row,
     same_length,
 )
@@ -94,7 +95,9 @@ class Candidates:
         output_prices: Sequence[int],
         half_open_max_calls: int = 1,
     ) -> None:
-        """Raises ValueError for sequences of different lengths, IndexError for a row that is not in the segment."""
+        """Raises ValueError for sequences of different lengths and for a region that is not 0..63, IndexError for a row
+        that is not in the segment.
+        """
         self.size = same_length(
             rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs, input_prices,
             output_prices,
@@ -105,7 +108,7 @@ class Candidates:
         self.max_weight = max(self.weights, default=0.0)
         self._ranks = list(ranks)
         self._providers = list(providers)
-        self._regions = list(regions)
+        self._regions = [checked_region(region) for region in regions]
         self._capabilities = list(capabilities)
         self._context_windows = list(context_windows)
         self._max_outputs = list(max_outputs)

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled half of `selection`; the meaning of every name is written down in the pure half.
 
-Lists and tuples are read in place, see _sequence.h.
+The round robins also take a list or tuple of positions; those are read in place, see _sequence.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
@@ -31,7 +31,7 @@ cdef enum:
     MAX_DRAWS = 64
     COST = 3
     WORK = 6
-    # Candidates up to this number are gathered on the stack (4 KB), more on the heap.
+    # Positions of a list up to this number are gathered on the stack (4 KB), more on the heap.
     ON_STACK = 512
     IN_FLIGHT = 0
 
@@ -54,6 +54,19 @@ cdef Py_ssize_t *_room(Py_ssize_t n, Py_ssize_t *stack) except NULL:
     if heap == NULL:
         raise MemoryError
     return heap
+
+
+cdef Py_ssize_t *_gathered(object fast, Py_ssize_t n, Py_ssize_t *stack) except NULL:
+    """Return the first n positions in a list or tuple; to be freed with _leave."""
+    cdef Py_ssize_t *positions = _room(n, stack)
+    cdef Py_ssize_t k
+    try:
+        for k in range(n):
+            positions[k] = _position(fast, k)
+    except BaseException:
+        _leave(positions, stack)
+        raise
+    return positions
 
 
 cdef inline void _leave(Py_ssize_t *room, Py_ssize_t *stack) noexcept:
@@ -86,11 +99,23 @@ cdef class RoundRobin:
 
     def pick(self, candidates):
         """Return the first candidate at or cyclically after the position that follows the last pick."""
+        cdef Py_ssize_t stack[ON_STACK]
+        cdef Py_ssize_t *gathered
+        if isinstance(candidates, Candidates):
+            return self._pick((<Candidates>candidates).c_positions, (<Candidates>candidates).c_count)
         cdef object fast = _fast(candidates)
+        cdef Py_ssize_t n = PySequence_Fast_GET_SIZE(fast)
+        gathered = _gathered(fast, n, stack)
+        try:
+            return self._pick(gathered, n)
+        finally:
+            _leave(gathered, stack)
+
+    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) except -2:
         cdef Py_ssize_t best = -1, nearest = self._n
         cdef Py_ssize_t k, candidate, distance
-        for k in range(PySequence_Fast_GET_SIZE(fast)):
-            candidate = _position(fast, k)
+        for k in range(n):
+            candidate = candidates[k]
             _check(candidate, self._n)
             distance = candidate - self._next
             if distance < 0:
@@ -147,24 +172,25 @@ cdef class SmoothWeightedRoundRobin:
 
     def pick(self, candidates):
         """Return the next candidate; all of them are checked before any weight changes."""
+        cdef Py_ssize_t stack[ON_STACK]
+        cdef Py_ssize_t *gathered
+        if isinstance(candidates, Candidates):
+            return self._pick((<Candidates>candidates).c_positions, (<Candidates>candidates).c_count)
         cdef object fast = _fast(candidates)
         cdef Py_ssize_t n = PySequence_Fast_GET_SIZE(fast)
-        cdef Py_ssize_t stack[ON_STACK]
-        cdef Py_ssize_t *checked = _room(n, stack)
-        cdef Py_ssize_t k
+        gathered = _gathered(fast, n, stack)
         try:
-            for k in range(n):
-                checked[k] = _position(fast, k)
-                _check(checked[k], self._n)
-            return self._pick(checked, n)
+            return self._pick(gathered, n)
         finally:
-            _leave(checked, stack)
+            _leave(gathered, stack)
 
-    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) noexcept:
+    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) except -2:
         cdef Py_ssize_t best = -1
         cdef int64_t total = 0
         cdef Py_ssize_t k
         cdef Peer *peer
+        for k in range(n):
+            _check(candidates[k], self._n)
         for k in range(n):
             peer = &self._peers[candidates[k]]
             if peer.weight == 0:

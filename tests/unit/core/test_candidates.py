@@ -71,6 +71,9 @@ def test_what_a_pool_is_not_made_of(half: Half, segment: Any) -> None:
     for name in ("rows", "ranks", "providers", "regions", "capabilities", "context_windows", "max_outputs"):
         with pytest.raises(ValueError, match="of one length"):
             pool_of(half, segment, [1.0, 1.0], **{name: [0]})
+    for region in (64, 69, -1):  # 69 must not pass for 5
+        with pytest.raises(ValueError, match="region must be"):
+            pool_of(half, segment, [1.0], regions=[region])
     with pytest.raises(ValueError, match="at most 65536"):
         pool_of(half, segment, [1.0] * 65_537, rows=[0] * 65_537)
 

@@ -340,6 +340,24 @@ def test_smooth_with_many_candidates(selection: ModuleType) -> None:
     assert picks(balancer, list(range(2000)), 2000) == list(range(2000))
 
 
+def test_a_list_that_shrinks_while_it_is_read(half: Half) -> None:
+    if half.name == "py":
+        pytest.skip("only the compiled half could read past its end")
+    selection = half.selection
+    for balancer in (selection.RoundRobin(1_000), selection.SmoothWeightedRoundRobin([1] * 1_000)):
+        candidates: list[Any] = []
+
+        class Shrinking:
+            def __index__(self, candidates: list[Any] = candidates) -> int:
+                candidates.clear()
+                return 0
+
+        candidates.extend([1, Shrinking(), *range(998)])
+        with pytest.raises(IndexError):
+            balancer.pick(candidates)
+        assert balancer.pick([0, 1]) == 0
+
+
 # ---- by load and by weight: what they have in common ----
 
 

@@ -19,6 +19,7 @@ from fastroute.config.patterns import is_pattern, matches
 from fastroute.config.schema import Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
 from fastroute.downstream.heads import HeadReader
+from fastroute.downstream.request import read_asked
 from fastroute.failover.backoff import Backoff
 from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
@@ -165,6 +166,7 @@ def _planner(config: Config, routes: RouteTable) -> Planner:
         panic_percent=breaker.panic_percent,
         panic_min=breaker.panic_min_endpoints,
         slow_start_ms=breaker.slow_start_ms,
+        read_asked=read_asked,
     )
 
 

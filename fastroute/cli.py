@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ async def _explained(config: Config, question: Question) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         segment = Segment.create(os.path.join(folder, "segment"), 1, max(1, len(endpoint_specs(config))))
         loop = asyncio.get_running_loop()
-        around = Surroundings(loop, segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+        around = Surroundings(loop, segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
         try:
             return answer(question, config, build_snapshot(config, around), SYSTEM_CLOCK)
         except GatewayError as error:

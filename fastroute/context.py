@@ -31,8 +31,7 @@ class Context:
     compares it instead of reading the clock at every chunk. `limit_ns` is how long it may stand still in `phase`.
     `called` is the model as the client named it, `model` the route it stands for. `admitted`: the request has a route
     and will leave a record; `settled`: it has left it. `first`: bytes of the answer that were read but not passed on.
-    `prompt_span`: where the conversation stands in the body. `retry_after_ms`: the least that a provider asked for, -1
-    if none did.
+    `retry_after_ms`: the least that a provider asked for, -1 if none did.
     """
 
     __slots__ = (
@@ -50,13 +49,11 @@ class Context:
         "error",
         "first",
         "first_byte_ns",
-        "has_tools",
         "head_lines",
         "headers",
         "interrupted",
         "limit_ns",
         "marked_ns",
-        "max_tokens",
         "model",
         "model_end",
         "model_start",
@@ -66,7 +63,6 @@ class Context:
         "plan",
         "principal",
         "progress",
-        "prompt_span",
         "prompt_tokens",
         "query",
         "record_id",
@@ -86,7 +82,6 @@ class Context:
         "upstream_ns",
         "usage",
         "usage_source",
-        "user",
         "wishes",
     )
 
@@ -124,10 +119,6 @@ class Context:
         self.stream = False
         self.wishes: Any = None
         self.plan: Any = None
-        self.user = b""
-        self.max_tokens = 0
-        self.has_tools = False
-        self.prompt_span = (0, 0)
         self.prompt_tokens = 0
         self.retry_after_ms = -1
         self.cost_nano_usd = -1

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
+from fastroute._core.attempts import Attempts
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
 from fastroute.billing.cost import cost_nano_usd
@@ -27,17 +28,17 @@ from fastroute.downstream.pace import BURST_NS, Pace
 from fastroute.downstream.reply import JSON_TYPE, error_reply, with_retry_after
 from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
 from fastroute.downstream.watch import Watch
-from fastroute.downstream.wishes import NO_WISHES, read_wishes, trace_header
+from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.hedge import Hedger
-from fastroute.interfaces import DialectName, Exchange, Record, Result
+from fastroute.interfaces import NO_WISHES, DialectName, Exchange, Record, Result
 from fastroute.load.inflight import Permit
 from fastroute.observe.access import AccessLog
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
-from fastroute.routing.pool import Pool
+from fastroute.routing.pool import LEARN_EVERY, Pool
 from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
@@ -76,8 +77,8 @@ class Held(NamedTuple):
     survey: Survey
 
 
-class Attempt:
-    """One request to one endpoint. `outcome` is what is known of it so far; `held`, an error answer that was read.
+class Attempt(Permit):
+    """One request to one endpoint, in flight until it is released. `outcome` is what is known of it so far; `held`, an error answer that was read.
 
     first: the bytes of the answer that came with its head. strip: the usage event is ours, not the client's.
     """
@@ -90,17 +91,31 @@ class Attempt:
         "first_byte_ns",
         "held",
         "outcome",
-        "permit",
         "position",
         "sent_ns",
         "strip",
         "survey",
     )
 
-    def __init__(self, endpoint: Endpoint, position: int, permit: Permit, sent_ns: int) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        worker: int,
+        ticket: int,
+        work: int,
+        endpoint: Endpoint,
+        position: int,
+        sent_ns: int,
+    ) -> None:
+        # What Permit.__init__ does, without a call of its own: there is one of these for every attempt.
+        self._attempts = attempts
+        self._worker = worker
+        self._row = endpoint.index
+        self._ticket = ticket
+        self._work = work
+        self._held = True
         self.endpoint = endpoint
         self.position = position
-        self.permit = permit
         self.sent_ns = sent_ns
         self.exchange: Exchange | None = None
         self.outcome = classify.CANCELLED
@@ -214,8 +229,8 @@ class Gateway:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
         plan = snapshot.planner.plan(ctx, route)
         ctx.plan = plan
-        if plan.decision.headers:
-            _set_headers(ctx, plan.decision.headers)
+        if plan.terms.decision.headers:
+            _set_headers(ctx, plan.terms.decision.headers)
         now_ms = ctx.started_ns // 1_000_000
         snapshot.retry_budget.deposit(now_ms)
         if snapshot.hedger is not None:
@@ -280,7 +295,7 @@ class Gateway:
             if failure is not None:
                 attempt.fail(failure, snapshot.classifier)
                 return False
-        attempt.permit.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
+        attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
         await self._relay(downstream, ctx, exchange, attempt)
         return True
 
@@ -313,8 +328,7 @@ class Gateway:
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            permit = Permit(attempts, self._worker, endpoint.index, ticket, plan.work)
-            return Attempt(endpoint, position, permit, now_ms * 1_000_000)
+            return Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, now_ms * 1_000_000)
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
@@ -372,9 +386,9 @@ class Gateway:
             # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
             cost_ms = total_ms
         hint_ms = max(0, outcome.hint_ms)
-        attempt.permit.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        attempt.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
         pool: Pool = plan.pool
-        if ctx.usage_source == "provider":
+        if ctx.record_id % LEARN_EVERY == 0 and ctx.usage_source == "provider":
             pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
         if plan.chooser.learns or ctx.snapshot.hedger is not None:
             self._teach(ctx, plan, attempt, total_ms)
@@ -384,7 +398,7 @@ class Gateway:
         ttft_ms = (attempt.first_byte_ns - attempt.sent_ns) / 1e6 if begun else -1.0
         if plan.chooser.learns:
             result = Result(attempt.outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, ctx.usage.total_output)
-            plan.chooser.strategy.observe(attempt.position, plan.ask, result)
+            plan.chooser.strategy.observe(attempt.position, plan, result)
         hedger = ctx.snapshot.hedger
         if hedger is not None and attempt.outcome.verdict == OK:
             hedger.observe(plan.pool.model, ctx.prompt_tokens, ttft_ms)
@@ -621,8 +635,8 @@ class Gateway:
             (b"x-fastroute-overhead-us", b"%d" % overhead_us),
             (own, ctx.request_id.encode()),
         ]
-        if plan.decision.header_value:
-            headers.append((b"x-fastroute-rule", plan.decision.header_value))
+        if plan.terms.decision.header_value:
+            headers.append((b"x-fastroute-rule", plan.terms.decision.header_value))
         if ctx.retry_after_ms >= 0 and exchange.status >= 400:
             return with_retry_after(headers, ctx.retry_after_ms)
         return headers

@@ -146,6 +146,60 @@ class Ask:
         self.stream = False
 
 
+class Wishes:
+    """What a caller asks of the gateway in header fields. Absent ones have the value that wishes nothing.
+
+    preferred: providers in order of preference. max_cost_pico: pico-USD, -1 for no ceiling. timeout_ns: 0 for none.
+    trace: (trace id, flags) of a valid traceparent, as hexadecimal digits. features: flags by name.
+    """
+
+    __slots__ = (
+        "excluded",
+        "features",
+        "latency_target_ms",
+        "max_cost_pico",
+        "preferred",
+        "priority",
+        "regions",
+        "request_id",
+        "session",
+        "tags",
+        "timeout_ns",
+        "trace",
+    )
+
+    def __init__(self) -> None:
+        self.preferred: tuple[str, ...] = ()
+        self.excluded: tuple[str, ...] = ()
+        self.priority = ""
+        self.regions: tuple[str, ...] = ()
+        self.session = b""
+        self.tags: frozenset[str] = frozenset()
+        self.features: dict[str, bool] = {}
+        self.max_cost_pico = -1
+        self.timeout_ns = 0
+        self.latency_target_ms = 0
+        self.request_id = ""
+        self.trace: tuple[bytes, bytes] | None = None
+
+
+#: Of a caller who asks for nothing.
+NO_WISHES: Final = Wishes()
+
+
+class Asked(NamedTuple):
+    """What a body says that routing may ask about.
+
+    max_tokens: the ceiling it sets for the answer, 0 for none. has_tools: it declares tools. user: for whom it is, b""
+    for nobody. span: where in the body the conversation stands.
+    """
+
+    max_tokens: int
+    has_tools: bool
+    user: bytes
+    span: tuple[int, int]
+
+
 class Result(NamedTuple):
     """How an attempt went, for strategies that learn.
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+from functools import partial
 from typing import NamedTuple
 
 import uvloop
@@ -78,7 +79,7 @@ class _Worker:
         journal = _open_journal(config)
         watch = Watch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         rng = system_rng()
-        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
         limits = config.server.limits
         access = _open_access_log(config, loop)
         generation, rows, _ = self._inherited.handout

@@ -128,7 +128,7 @@ class Router:
         """Take a request in."""
         self._budget.deposit(self._clock.now_ms)
         plan = Plan(self._route, self._pool, self._chooser)
-        ask = plan.ask
+        ask = plan
         ask.prompt_tokens = job.prompt_tokens
         ask.output_tokens = int(self._pool.output_tokens)
         ask.tenant = "default"
@@ -233,7 +233,7 @@ class Router:
             tokens = job.output_tokens
             self._pool.learn(len(job.prompt), job.prompt_tokens, tokens)
         result = Result(verdict, ttft_ms, self._clock.now - attempt.sent_ms, cost, tokens)
-        self._chooser.strategy.observe(attempt.position, attempt.flight.plan.ask, result)
+        self._chooser.strategy.observe(attempt.position, attempt.flight.plan, result)
 
 
 class Attempt:

@@ -10,6 +10,8 @@ class BaseStrategy:
     """A strategy without private state. `observe.does_nothing` spares the caller the call."""
 
     name = ""
+    #: Whether session and prompt are wanted in the question.
+    reads_prompt = False
 
     def __init__(self, info: PoolInfo) -> None:
         self._info = info

@@ -16,6 +16,7 @@ class ConsistentHash(BaseStrategy):
     """Loads are the in-flight counts of all workers. Nothing is learnt: the ranking follows from the ids alone."""
 
     name = "consistent_hash"
+    reads_prompt = True
 
     def __init__(self, info: PoolInfo) -> None:
         super().__init__(info)

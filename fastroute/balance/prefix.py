@@ -19,6 +19,7 @@ class Prefix(BaseStrategy):
     """For self-hosted replicas and for providers with prompt caches."""
 
     name = "prefix"
+    reads_prompt = True
 
     def __init__(self, info: PoolInfo) -> None:
         super().__init__(info)

@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import os
 import socket
+from functools import partial
 from typing import Any, Final
 
 from fastroute._core.counters import Segment
@@ -47,7 +48,7 @@ class ControlPlane:
         if self._snapshot is None:
             rng = system_rng()
             loop = asyncio.get_running_loop()
-            around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+            around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
             generation, rows, config = self._handout
             self._snapshot = build_snapshot(config, around, generation, rows=rows)
         return answer(question, self._handout.config, self._snapshot, SYSTEM_CLOCK)

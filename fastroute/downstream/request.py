@@ -20,6 +20,7 @@ from fastroute._core.jsonscan import (
 from fastroute.context import READ_BODY, Context
 from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
 from fastroute.errors import GatewayError
+from fastroute.interfaces import Asked
 
 #: Bodies larger than this are scanned in a thread, so that they stall nobody.
 SCAN_IN_THREAD_BYTES: Final = 1 << 18
@@ -154,7 +155,6 @@ class RequestReader:
             ctx.stream = True
         elif kind not in (KIND_ABSENT, KIND_FALSE, KIND_NULL):
             raise wrong_type("stream", "a boolean")
-        _note(ctx, scan)
         kinds = scan[STREAM_OPTIONS:OPEN:3]
         if kinds not in self._known_kinds:
             _check_kinds(scan, ctx.body)
@@ -174,20 +174,19 @@ class RequestReader:
             raise wrong_type("model", "a string")
 
 
-def _note(ctx: Context, scan: tuple[int, ...]) -> None:
-    """Note what routing asks about: where the conversation stands, who it is for, how long the answer may be."""
-    for at in _CONVERSATIONS:
-        if scan[at]:
-            ctx.prompt_span = (scan[at + 1], scan[at + 2])
-            break
+def read_asked(ctx: Context) -> Asked:
+    """Return what routing may ask about a request whose body has been scanned."""
+    body, scan = ctx.body, ctx.scan
+    span = next(((scan[at + 1], scan[at + 2]) for at in _CONVERSATIONS if scan[at]), (0, 0))
+    max_tokens = 0
     for at in _MAX_TOKENS:
         if scan[at] == KIND_NUMBER:
-            digits = ctx.body[scan[at + 1] : scan[at + 2]]
-            ctx.max_tokens = int(digits) if digits.isdigit() and len(digits) <= 9 else 0
-    if scan[_TOOLS]:
-        ctx.has_tools = scan[_TOOLS] == KIND_ARRAY
+            digits = body[scan[at + 1] : scan[at + 2]]
+            max_tokens = int(digits) if digits.isdigit() and len(digits) <= 9 else 0
+    user = b""
     if scan[_USER] == KIND_STRING and scan[_USER + 2] - scan[_USER + 1] <= _MAX_USER_BYTES:
-        ctx.user = ctx.body[scan[_USER + 1] + 1 : scan[_USER + 2] - 1]
+        user = body[scan[_USER + 1] + 1 : scan[_USER + 2] - 1]
+    return Asked(max_tokens, scan[_TOOLS] == KIND_ARRAY, user, span)
 
 
 def _has_counts(scan: tuple[int, ...]) -> bool:

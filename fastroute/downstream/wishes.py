@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Header
+from fastroute.interfaces import Header, Wishes
 
 MAX_NAMES: Final = 32
 MAX_SESSION_BYTES: Final = 256
@@ -22,46 +22,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._:=\-]{1,128}")
 # W3C Trace Context, section 3.2.2: version 00 as it is; a later version may be longer.
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _PICO_PER_USD: Final = 1_000_000_000_000
-
-
-class Wishes:
-    """The fields of one request, read. Absent ones have the value that wishes nothing.
-
-    preferred: providers in order of preference. max_cost_pico: pico-USD, -1 for no ceiling. timeout_ns: 0 for none.
-    trace: (trace id, flags) of a valid traceparent, as hexadecimal digits. features: flags by name.
-    """
-
-    __slots__ = (
-        "excluded",
-        "features",
-        "latency_target_ms",
-        "max_cost_pico",
-        "preferred",
-        "priority",
-        "regions",
-        "request_id",
-        "session",
-        "tags",
-        "timeout_ns",
-        "trace",
-    )
-
-    def __init__(self) -> None:
-        self.preferred: tuple[str, ...] = ()
-        self.excluded: tuple[str, ...] = ()
-        self.priority = ""
-        self.regions: tuple[str, ...] = ()
-        self.session = b""
-        self.tags: frozenset[str] = frozenset()
-        self.features: dict[str, bool] = {}
-        self.max_cost_pico = -1
-        self.timeout_ns = 0
-        self.latency_target_ms = 0
-        self.request_id = ""
-        self.trace: tuple[bytes, bytes] | None = None
-
-
-NO_WISHES: Final = Wishes()
 
 
 def read_wishes(fields: dict[bytes, bytes]) -> Wishes:

@@ -22,9 +22,13 @@ class RetryBudget:
         self._cost = self._price or _DEPOSIT
         # A worker's share of a small reserve rounds to nothing; then not even the only request could be tried again.
         self._reserve = max(int(min_per_s * ttl_ms / 1000), min_per_s > 0) * self._cost
+        self._share = _DEPOSIT if self._price else 0
         self._slots = [0] * SLOTS
-        self._epoch = 0
         self._sum = 0
+        # The slot under way: its number, when it ends, and what requests have deposited in it so far.
+        self._epoch = 0
+        self._ends_ms = 0
+        self._new = 0
 
     def like(self, other: "RetryBudget") -> bool:
         """Whether the other one was made with the same parameters."""
@@ -32,31 +36,30 @@ class RetryBudget:
 
     def deposit(self, now_ms: int) -> None:
         """Note a request."""
-        epoch = now_ms // self._slot_ms
-        if epoch != self._epoch:
-            self._advance(epoch)
-        if self._price:
-            self._slots[epoch % SLOTS] += _DEPOSIT
-            self._sum += _DEPOSIT
+        if now_ms >= self._ends_ms:
+            self._advance(now_ms)
+        self._new += self._share
 
     def withdraw(self, now_ms: int) -> bool:
         """Take one retry out; False if there is none."""
-        epoch = now_ms // self._slot_ms
-        if epoch != self._epoch:
-            self._advance(epoch)
+        self._advance(now_ms)
         if self._sum + self._reserve < self._cost:
             return False
-        self._slots[epoch % SLOTS] -= self._cost
+        self._slots[self._epoch % SLOTS] -= self._cost
         self._sum -= self._cost
         return True
 
     def balance(self, now_ms: int) -> int:
         """Return how many retries there are now."""
-        self._advance(now_ms // self._slot_ms)
+        self._advance(now_ms)
         return max(0, (self._sum + self._reserve) // self._cost)
 
-    def _advance(self, epoch: int) -> None:
-        """Let the slots go that have left the window. A clock that went back moves nothing."""
+    def _advance(self, now_ms: int) -> None:
+        """Count what is new, and let the slots go that have left the window. A clock that went back moves nothing."""
+        self._slots[self._epoch % SLOTS] += self._new
+        self._sum += self._new
+        self._new = 0
+        epoch = now_ms // self._slot_ms
         steps = epoch - self._epoch
         if steps <= 0:
             return
@@ -65,3 +68,4 @@ class RetryBudget:
             self._sum -= self._slots[at]
             self._slots[at] = 0
         self._epoch = epoch
+        self._ends_ms = (epoch + 1) * self._slot_ms

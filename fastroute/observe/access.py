@@ -107,7 +107,7 @@ class AccessLog:
             "provider": endpoint.provider if endpoint is not None else None,
             "endpoint": endpoint.id if endpoint is not None else None,
             "strategy": plan.chooser.name if plan is not None else None,
-            "rules": list(plan.decision.rule_ids) if plan is not None else [],
+            "rules": list(plan.terms.decision.rule_ids) if plan is not None else [],
             "attempts": ctx.attempts,
             "input_tokens": ctx.usage.total_input,
             "output_tokens": ctx.usage.total_output,

@@ -38,13 +38,13 @@ def health_state(ok: int, failed: int, breaker: int) -> str:
 def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Document:
     """Return, for a plan that has not been tried yet, what `choose` sees and what it would choose."""
     pool: Pool = plan.pool
-    position = planner.choose(plan, now_ms)
+    position = planner.peek(plan, now_ms)
     refusal = planner.refuse(plan, now_ms) if position < 0 else None
     return {
         "model": plan.model,
         "strategy": plan.chooser.name,
-        "rules": list(plan.decision.rule_ids),
-        "prompt_tokens": plan.ask.prompt_tokens,
+        "rules": list(plan.terms.decision.rule_ids),
+        "prompt_tokens": plan.prompt_tokens,
         "panicking": bool(pool.candidates.panicking),
         "choice": pool.endpoints[position].id if position >= 0 else None,
         "refusal": refusal_document(refusal) if refusal is not None else None,
@@ -74,7 +74,6 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
     need = planner.need(plan, now_ms)
     gate = pool.candidates.why(at, need)
     load = attempts.load(endpoint.index, now_ms)
-    ask = plan.ask
     return {
         "endpoint": endpoint.id,
         "provider": endpoint.provider,
@@ -83,8 +82,8 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "removed_by": GATE_NAMES[gate] if gate != PASSED else None,
         "chosen": chosen,
         "load": load,
-        "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), ask.prompt_tokens),
-        "estimated_cost_nano_usd": _cost(pool, at, ask.prompt_tokens, ask.output_tokens),
+        "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), plan.prompt_tokens),
+        "estimated_cost_nano_usd": _cost(pool, at, plan.prompt_tokens, plan.output_tokens),
         **endpoint_state(attempts, endpoint.index, now_ms),
     }
 

@@ -5,14 +5,14 @@ breaker, cooldown, capability, region and budget, then the strategy.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Ask, Step
+from fastroute.interfaces import NO_WISHES, Ask, Asked, Step
 from fastroute.routing.pool import Chooser, Pool
 from fastroute.routing.refusals import refusal
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
@@ -38,8 +38,32 @@ _ORDER_LIMIT: Final = 255
 NOWHERE: Final = 63
 
 
-class Plan:
-    """Where one request may go, and has been.
+class Terms:
+    """What narrows down where a request may go, and what it asks of an endpoint. Most requests have the same: none.
+
+    order, stages, regions, capabilities, max_cost_pico: see `_core.candidates.Need`. asked_tokens: the ceiling it sets
+    for its answer, or with a ceiling for its price what answers come to; 0 for unknown.
+    """
+
+    __slots__ = ("asked_tokens", "capabilities", "decision", "max_cost_pico", "order", "policy", "regions", "stages")
+
+    def __init__(self, decision: Decision, policy: TenantPolicy | None) -> None:
+        self.decision = decision
+        self.policy = policy
+        self.order: bytes | None = None
+        self.stages: bytes | None = None
+        self.regions = 0
+        self.capabilities = 0
+        self.max_cost_pico = -1
+        self.asked_tokens = 0
+
+
+#: Of a request that nobody narrows down. Not to be changed.
+NO_TERMS: Final = Terms(NO_DECISION, None)
+
+
+class Plan(Ask):
+    """Where one request may go, and has been; also what strategies may know of it.
 
     `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the
     route it began with; `past`: what was tried in pools that the chain has left, for when it comes back. `attempt`: the
@@ -48,30 +72,21 @@ class Plan:
     """
 
     __slots__ = (
-        "ask",
         "asked",
         "attempt",
-        "capabilities",
         "chain",
         "chooser",
-        "decision",
         "diverted",
         "killed",
-        "max_cost_pico",
         "model",
-        "order",
-        "output_tokens",
         "past",
-        "policy",
         "pool",
         "prefill_work",
-        "prompt_tokens",
         "refusal",
-        "regions",
         "revisited",
         "route",
-        "stages",
         "step",
+        "terms",
         "tried",
         "work",
     )
@@ -81,17 +96,14 @@ class Plan:
         self.pool = pool
         self.chooser = chooser
         self.past: dict[tuple[Pool, str], list[int]] | None = None
-        self.ask = Ask()
-        self.decision: Decision = NO_DECISION
-        self.policy: TenantPolicy | None = None
+        self.now_ms = 0
+        self.latency_target_ms = 0
+        self.session = b""
+        self.prompt = b""
+        self.prompt_start = 0
+        self.prompt_end = 0
+        self.terms = NO_TERMS
         self.model = ""
-        self.order: bytes | None = None
-        self.stages: bytes | None = None
-        self.capabilities = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.regions = 0
-        self.max_cost_pico = -1
         self.prefill_work = 0
         self.work = 0
         self.tried: list[int] = []
@@ -118,13 +130,17 @@ class Planner:
         panic_percent: int,
         panic_min: int,
         slow_start_ms: int,
+        read_asked: Callable[[Context], Asked],
     ) -> None:
+        """read_asked: reads out of a body what only some pools and strategies want to know."""
         self.routes = routes
         self.rules = rules
         self.tenants = tenants
         self.providers = providers
         self.regions = regions
         self._panic_percent = panic_percent
+        self._read_asked = read_asked
+        self._filled = NO_TERMS
         self._need = Need()
         self._need.panic_min = panic_min
         self._need.slow_start_ms = slow_start_ms
@@ -135,25 +151,34 @@ class Planner:
         policy = self.tenants.get(ctx.principal.tenant) if self.tenants else None
         if policy is not None and not policy.may_use(ctx.called):
             raise unknown_model(ctx.called.encode())
-        self._estimate(ctx, pool)
+        ctx.prompt_tokens = int(ctx.request_bytes * pool.tokens_per_byte) + 1
         decision = self.rules.decide(self._facts(ctx)) if self.rules.active else NO_DECISION
         if decision.reject is not None:
             raise _rejected(decision)
         name = decision.strategy or (policy.strategy if policy is not None else None) or route.strategy
         plan = Plan(route, pool, pool.chooser(name))
         plan.model = ctx.model
-        plan.decision = decision
-        plan.policy = policy
-        self._restrict(plan, ctx, policy)
-        self._measure(plan, ctx, policy)
+        if policy is not None or decision is not NO_DECISION or ctx.wishes is not NO_WISHES:
+            plan.terms = self._terms(plan, ctx, decision, policy)
+        self._measure(plan, ctx)
         return plan
 
     def choose(self, plan: Plan, now_ms: int) -> int:
         """Return the position to try next, -1 when nobody is left in the plan's pool."""
+        candidates = plan.pool.candidates
+        if candidates.gate(self.need(plan, now_ms)) == 0:
+            return -1
+        plan.now_ms = now_ms
+        return plan.chooser.strategy.pick(candidates, plan)
+
+    def peek(self, plan: Plan, now_ms: int) -> int:
+        """Return what `choose` would, without the claims that a strategy makes with a choice."""
         if self.gate(plan, now_ms) == 0:
             return -1
-        plan.ask.now_ms = now_ms
-        return plan.chooser.strategy.pick(plan.pool.candidates, plan.ask)
+        plan.now_ms = now_ms
+        strategy: Any = plan.chooser.strategy
+        position: int = getattr(strategy, "peek", strategy.pick)(plan.pool.candidates, plan)
+        return position
 
     def gate(self, plan: Plan, now_ms: int) -> int:
         """Let the plan's pool through the gates; return how many candidates are left."""
@@ -162,19 +187,25 @@ class Planner:
     def need(self, plan: Plan, now_ms: int) -> Need:
         """Return what the gates look at for this plan. Valid until the next call."""
         need = self._need
-        need.capabilities = plan.capabilities
-        need.prompt_tokens = plan.prompt_tokens
-        need.output_tokens = plan.output_tokens
-        need.regions = plan.regions
-        need.order = plan.order
-        need.stages = plan.stages
-        need.max_cost_pico = plan.max_cost_pico
+        if plan.terms is not self._filled:
+            self._fill(need, plan)
         need.now_ms = now_ms
         need.tried = plan.tried
         # Only a first attempt may ignore breakers. What has failed once goes to those that are let through, or nowhere:
         # when everything is down, each retry would be one more failure.
         need.panic_percent = self._panic_percent if plan.attempt is None else 0
         return need
+
+    def _fill(self, need: Need, plan: Plan) -> None:
+        """Set what requests without terms have in common."""
+        terms = self._filled = plan.terms
+        need.capabilities = terms.capabilities
+        need.prompt_tokens = plan.prompt_tokens if terms is not NO_TERMS else 0
+        need.output_tokens = terms.asked_tokens
+        need.regions = terms.regions
+        need.order = terms.order
+        need.stages = terms.stages
+        need.max_cost_pico = terms.max_cost_pico
 
     def advance(self, plan: Plan, ctx: Context) -> bool:
         """Take the next step of the plan's failover chain; False at its end."""
@@ -197,7 +228,7 @@ class Planner:
             found = self.routes.find(step.model, ctx.operation.dialect)
             if found is None or not ctx.principal.may_use(step.model):
                 return False
-            if plan.policy is not None and not plan.policy.may_use(step.model):
+            if plan.terms.policy is not None and not plan.terms.policy.may_use(step.model):
                 return False
             route = found
         pool = route.pools[ctx.operation.dialect]
@@ -211,16 +242,15 @@ class Planner:
             plan.model = model
         plan.route = route
         plan.chooser = pool.chooser(step.strategy or plan.chooser.name)
-        base_order, base_stages = self._base_order(plan, ctx)
-        step_order = _members(step.providers, self.providers) if step.providers else None
-        plan.order, plan.stages = _combine(((base_order, base_stages, 0), (step_order, None, REQUEST)))
-        self._measure(plan, ctx, plan.policy)
+        before = plan.terms
+        terms = plan.terms = self._terms(plan, ctx, before.decision, before.policy)
+        if step.providers:
+            allowed = _members(step.providers, self.providers)
+            terms.order, terms.stages = _combine(((terms.order, terms.stages, 0), (allowed, None, REQUEST)))
+        self._measure(plan, ctx)
         return True
 
     # --- what the request is
-
-    def _estimate(self, ctx: Context, pool: Pool) -> None:
-        ctx.prompt_tokens = int(len(ctx.body) * pool.tokens_per_byte) + 1
 
     def _facts(self, ctx: Context) -> Facts:
         facts = Facts()
@@ -238,20 +268,27 @@ class Planner:
         facts.wall_ns = ctx.arrived_wall_ns
         return facts
 
-    def _restrict(self, plan: Plan, ctx: Context, policy: TenantPolicy | None) -> None:
-        plan.order, plan.stages = self._base_order(plan, ctx)
+    def _terms(self, plan: Plan, ctx: Context, decision: Decision, policy: TenantPolicy | None) -> Terms:
+        """Return what caller, tenant and rules have to say about whom to ask."""
         wishes = ctx.wishes
-        if wishes.regions:
-            for region in wishes.regions:
-                # One that no provider is in is a bit that no endpoint has.
-                plan.regions |= 1 << self.regions.get(region, NOWHERE)
+        terms = Terms(decision, policy)
+        terms.order, terms.stages = self._base_order(ctx, terms)
+        for region in wishes.regions:
+            # One that no provider is in is a bit that no endpoint has.
+            terms.regions |= 1 << self.regions.get(region, NOWHERE)
+        cap = wishes.max_cost_pico
+        if policy is not None and policy.max_cost_pico >= 0:
+            cap = policy.max_cost_pico if cap < 0 else min(cap, policy.max_cost_pico)
+        terms.max_cost_pico = cap
+        plan.latency_target_ms = wishes.latency_target_ms
+        return terms
 
-    def _base_order(self, plan: Plan, ctx: Context) -> tuple[bytes | None, bytes | None]:
+    def _base_order(self, ctx: Context, terms: Terms) -> tuple[bytes | None, bytes | None]:
         """Return the order of providers by wish, tenant and rule, and the gate that each denied one fell at."""
-        policy = plan.policy
+        policy = terms.policy
         wished = self._wished(ctx) if ctx.wishes.preferred or ctx.wishes.excluded else None
         tenant = policy.order if policy is not None else None
-        ruled = plan.decision.providers
+        ruled = terms.decision.providers
         if wished is None and tenant is None and ruled is None:
             return None, None
         return _combine(((wished, None, REQUEST), (tenant, None, TENANT), (ruled, None, RULE)))
@@ -268,33 +305,34 @@ class Planner:
             order[self.providers[name]] = 0
         return bytes(order)
 
-    def _measure(self, plan: Plan, ctx: Context, policy: TenantPolicy | None) -> None:
-        """Work out how much the request asks of an endpoint; what no gate of the pool looks at is left out."""
+    def _measure(self, plan: Plan, ctx: Context) -> None:
+        """Work out how much the request asks of an endpoint; what neither gates nor strategy look at is left out."""
         pool = plan.pool
-        wishes = ctx.wishes
-        cap = wishes.max_cost_pico
-        if policy is not None and policy.max_cost_pico >= 0:
-            cap = policy.max_cost_pico if cap < 0 else min(cap, policy.max_cost_pico)
-        plan.max_cost_pico = cap
-        prompt_tokens = ctx.prompt_tokens
-        expected = pool.output_tokens
-        if pool.limited or cap >= 0:
-            asked = _max_tokens(ctx)
-            plan.prompt_tokens = prompt_tokens
-            plan.output_tokens = asked or (int(expected) if cap >= 0 else 0)
-            plan.capabilities = _capabilities(ctx, pool)
-            expected = asked or expected
-        plan.prefill_work = prompt_tokens * 1000 // REFERENCE_WORK
-        plan.work = plan.prefill_work + int(expected) * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
-        ask = plan.ask
-        ask.prompt_tokens = prompt_tokens
-        ask.output_tokens = int(expected)
-        ask.tenant = ctx.principal.tenant
-        ask.stream = ctx.stream
-        ask.latency_target_ms = wishes.latency_target_ms
-        ask.session = wishes.session or ctx.user
-        ask.prompt = ctx.body
-        ask.prompt_start, ask.prompt_end = ctx.prompt_span
+        expected = int(pool.output_tokens)
+        if pool.limited or plan.terms.max_cost_pico >= 0:
+            expected = self._ask_of_endpoints(plan, ctx, expected)
+        if plan.chooser.reads_prompt:
+            asked = self._read_asked(ctx)
+            plan.session = ctx.wishes.session or asked.user
+            plan.prompt = ctx.body
+            plan.prompt_start, plan.prompt_end = asked.span
+        plan.prompt_tokens = ctx.prompt_tokens
+        plan.output_tokens = expected
+        plan.tenant = ctx.principal.tenant
+        plan.stream = ctx.stream
+        plan.prefill_work = ctx.prompt_tokens * 1000 // REFERENCE_WORK
+        plan.work = plan.prefill_work + expected * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+
+    def _ask_of_endpoints(self, plan: Plan, ctx: Context, expected: int) -> int:
+        """Bring into the plan's terms what gates of its pool look at; return how many tokens of answer to expect."""
+        if plan.terms is NO_TERMS:
+            plan.terms = Terms(NO_DECISION, None)
+        terms = plan.terms
+        asked = self._read_asked(ctx)
+        ceiling = _max_tokens(ctx, asked)
+        terms.asked_tokens = ceiling or (expected if terms.max_cost_pico >= 0 else 0)
+        terms.capabilities = _capabilities(ctx, asked, plan.pool)
+        return ceiling or expected
 
     def refuse(self, plan: Plan, now_ms: int) -> GatewayError:
         """Return why nobody is left in the plan's pool. To be called when `gate` has just returned 0."""
@@ -302,18 +340,17 @@ class Planner:
         return refusal(candidates.emptied_by, candidates.retry_at_ms - now_ms)
 
 
-def _max_tokens(ctx: Context) -> int:
+def _max_tokens(ctx: Context, asked: Asked) -> int:
     """Return the ceiling that the request sets for its answer, in tokens, 0 for none."""
-    asked = ctx.max_tokens
-    if asked == 0 and ctx.operation.dialect == "gemini":
+    if asked.max_tokens == 0 and ctx.operation.dialect == "gemini":
         match = _GEMINI_MAX_TOKENS.search(ctx.body)
-        asked = int(match[1]) if match is not None else 0
-    return asked
+        return int(match[1]) if match is not None else 0
+    return asked.max_tokens
 
 
-def _capabilities(ctx: Context, pool: Pool) -> int:
+def _capabilities(ctx: Context, asked: Asked, pool: Pool) -> int:
     wanted = CAPABILITY_STREAM if ctx.stream else 0
-    if ctx.has_tools:
+    if asked.has_tools:
         wanted |= CAPABILITY_TOOLS
     if pool.blind and _IMAGE.search(ctx.body) is not None:
         wanted |= CAPABILITY_VISION

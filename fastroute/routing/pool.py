@@ -12,8 +12,9 @@ MIN_TOKENS_PER_BYTE: Final = 0.02
 MAX_TOKENS_PER_BYTE: Final = 1.0
 #: Tokens of an answer before any answer has told better.
 FIRST_OUTPUT_TOKENS: Final = 300.0
-#: How far one answer moves the two figures.
-_LEARNING_RATE: Final = 0.02
+#: How far one answer moves the two figures. One in LEARN_EVERY is looked at: they change slowly, if at all.
+_LEARNING_RATE: Final = 0.1
+LEARN_EVERY: Final = 8
 
 #: Makes a strategy by its name. Raises KeyError for a name that nobody registered.
 Maker = Callable[[str, PoolInfo], Strategy]
@@ -22,12 +23,14 @@ Maker = Callable[[str, PoolInfo], Strategy]
 class Chooser:
     """A strategy of a pool, with the header field that names it."""
 
-    __slots__ = ("header", "learns", "name", "strategy")
+    __slots__ = ("header", "learns", "name", "reads_prompt", "strategy")
 
     def __init__(self, name: str, strategy: Strategy, learns: bool) -> None:
         self.name = name
         self.strategy = strategy
         self.learns = learns
+        #: Whether it looks at session or prompt, which are left out of the question otherwise.
+        self.reads_prompt: bool = getattr(strategy, "reads_prompt", True)
         self.header: Header = (b"x-fastroute-strategy", name.encode())
 
 
@@ -79,10 +82,11 @@ class Pool:
 
     def chooser(self, name: str) -> Chooser:
         """Return the pool's strategy of that name. Raises KeyError for a name that nobody registered."""
-        chooser = self._choosers.get(name)
-        if chooser is None:
-            strategy = self._make(name, self.info)
-            chooser = self._choosers[name] = Chooser(name, strategy, _learns(strategy))
+        return self._choosers.get(name) or self._add(name)
+
+    def _add(self, name: str) -> Chooser:
+        strategy = self._make(name, self.info)
+        chooser = self._choosers[name] = Chooser(name, strategy, _learns(strategy))
         return chooser
 
     def learn(self, request_bytes: int, input_tokens: int, output_tokens: int) -> None:

@@ -27,13 +27,12 @@ def survey(headers: list[Header], first: bytes) -> Survey:
 
     first: how the body begins, which tells an event stream whose provider did not say what it is.
     """
-    events = first.startswith(_EVENT_STARTS)
-    has_request_id = False
-    for name, value in headers:
-        if name == b"content-type":
-            events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
-        elif name == b"x-request-id":
-            has_request_id = True
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
-    return _SURVEYS[events][has_request_id]
+    fields = dict(headers)
+    kind = fields.get(b"content-type")
+    events = first.startswith(_EVENT_STARTS) if kind is None else kind[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
+    if b"content-encoding" in fields:
+        # Of several fields of one name the dictionary has kept but one.
+        for name, value in headers:
+            if name == b"content-encoding" and value.lower() != b"identity":
+                raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
+    return _SURVEYS[events][b"x-request-id" in fields]

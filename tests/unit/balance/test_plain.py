@@ -2,14 +2,18 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from fastroute._core.attempts import FAILED, NEUTRAL, OK, RATE_LIMITED
 from fastroute._core.counters import IN_FLIGHT
+from fastroute.balance import registry
+from fastroute.balance.base import BaseStrategy
 from fastroute.balance.registry import BUILT_IN, find_strategy
+from fastroute.config.schema import STRATEGIES
 from fastroute.interfaces import Ask, Result
 from tests.unit.balance.pools import Pool
 
@@ -32,6 +36,30 @@ def test_a_strategy_is_called_what_it_is_registered_as(tmp_path: Path, name: str
     strategy = make(name, Pool(tmp_path, [1.0]))
     assert strategy.name == name
     assert strategy.pick(Pool(tmp_path, [1.0]).candidates, Ask()) == 0
+
+
+def test_every_name_of_the_configuration_is_registered() -> None:
+    assert set(BUILT_IN) == set(STRATEGIES)
+
+
+def test_a_third_party_adds_one_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs(BaseStrategy):
+        name = "theirs"
+
+    class Point(NamedTuple):
+        name: str
+        load: Callable[[], Any]
+
+    def points(group: str) -> list[Point]:
+        assert group == "fastroute.strategies"
+        return [Point("other", lambda: pytest.fail("loaded without need")), Point("theirs", lambda: Theirs)]
+
+    monkeypatch.setattr(registry, "entry_points", points)
+    assert isinstance(make("theirs", Pool(tmp_path, [1.0])), Theirs)
+    # A built-in one cannot be taken over.
+    assert find_strategy("p2c") is BUILT_IN["p2c"]
+    with pytest.raises(KeyError):
+        find_strategy("nobody")
 
 
 @pytest.mark.parametrize("name", ["", "nobody", "P2C", "p2c ", "fastroute.balance.p2c"])

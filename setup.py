@@ -14,7 +14,9 @@ from setuptools import Extension, setup
 CORE_MODULES = (
     "affinity",
     "attempts",
+    "bandit",
     "candidates",
+    "cheapest",
     "counters",
     "h1",
     "jsonscan",
@@ -22,6 +24,7 @@ CORE_MODULES = (
     "quantile",
     "selection",
     "sse",
+    "time_window",
 )
 
 

@@ -388,6 +388,7 @@ class _Routes:
             tuple(_prices(endpoint.card) for endpoint in endpoints),
             self._around.random_bits,
             self._config.routing.options,
+            self._config.routing.breaker.window_ms,
         )
         models = [spec.model for spec in specs]
         return Pool(

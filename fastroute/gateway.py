@@ -418,8 +418,8 @@ class Gateway:
                 raise
             reason = ctx.resume()
             what = "connect" if reason == CONNECT else "answer"
-            attempt.failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
-            attempt.outcome = classify.TIMEOUT
+            failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
+            attempt.fail(failure, snapshot.classifier)
             return
         finally:
             now = self._now()
@@ -793,8 +793,8 @@ class Race:
             raise asyncio.CancelledError
         reason = ctx.resume()
         for attempt in (self._plan.attempt, *self._running.values()):
-            attempt.failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
-            attempt.outcome = classify.TIMEOUT
+            failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
+            attempt.fail(failure, self._snapshot.classifier)
 
     def _stop(self) -> None:
         """End what is still under way, but for the plan's attempt."""

@@ -172,7 +172,8 @@ class PoolInfo(NamedTuple):
     """What a strategy is made for: interchangeable endpoints, by position.
 
     rows: their rows in the segment. prices: pico-USD per token of (input, cached input, output), None if unknown.
-    random_bits: a source of 64 random bits. options: `routing.options` of the configuration.
+    random_bits: a source of 64 random bits. options: `routing.options` of the configuration. window_ms: the breaker's,
+    over which the segment counts what went well.
     """
 
     segment: Any
@@ -182,6 +183,7 @@ class PoolInfo(NamedTuple):
     prices: tuple[tuple[int, int, int] | None, ...]
     random_bits: Callable[[], int]
     options: Any
+    window_ms: int = 30_000
 
 
 class Strategy(Protocol):

@@ -9,7 +9,7 @@ from bench.sim.jobs import Job
 from bench.sim.servers import Server
 from bench.sim.trace import FAILED_MS, Trace
 from fastroute._core.attempts import FAILED, OK
-from fastroute._core.candidates import Candidates, Need
+from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
 from fastroute.balance.registry import find_strategy
 from fastroute.build import build_attempts
@@ -19,10 +19,13 @@ from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.gateway import PROMPT_TOKENS_PER_UNIT
-from fastroute.interfaces import Ask, Header, PoolInfo, Result, Strategy
+from fastroute.health.weighing import weigh
+from fastroute.interfaces import Header, PoolInfo, Result
 from fastroute.load.inflight import Permit
-from fastroute.routing.plan import OUTPUT_TOKEN_WORK, REFERENCE_WORK
+from fastroute.routing.plan import OUTPUT_TOKEN_WORK, REFERENCE_WORK, Plan, Planner
 from fastroute.routing.pool import Pool
+from fastroute.routing.rules import compile_rules
+from fastroute.routing.table import Route, RouteTable
 
 _WORKER: Final = 0
 
@@ -30,16 +33,13 @@ _WORKER: Final = 0
 class Flight:
     """A request that has not been answered yet."""
 
-    def __init__(self, job: Job, ask: Ask, deadline: float) -> None:
+    __slots__ = ("attempts", "deadline", "job", "plan")
+
+    def __init__(self, job: Job, plan: Plan, deadline: float) -> None:
         self.job = job
-        self.ask = ask
+        self.plan = plan
         self.deadline = deadline
-        self.tried: list[int] = []
         self.attempts = 0
-        self.killed = 0
-        self.revisited = -1
-        self.prefill_work = job.prompt_tokens * 1000 // REFERENCE_WORK
-        self.work = self.prefill_work + ask.output_tokens * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
 
 
 class Router:
@@ -63,7 +63,8 @@ class Router:
         self._trace = trace
         self._bits: Callable[[], int] = lambda: rng.getrandbits(64)
         self._pool = self._make_pool(config)
-        self._strategy: Strategy = self._pool.chooser(strategy).strategy
+        self._route = Route("model", strategy, {"openai": self._pool})
+        self._chooser = self._pool.chooser(strategy)
         self._retry = routing.retry
         self._total_ms = routing.timeouts.total_ms
         self._budget = RetryBudget(
@@ -71,10 +72,16 @@ class Router:
         )
         self._backoff = Backoff(routing.retry.backoff)
         self._classifier = Classifier(frozenset(routing.retry.on_status), routing.retry.max_retry_after_ms)
-        self._need = Need()
-        self._need.panic_percent = routing.breaker.panic_percent
-        self._need.panic_min = routing.breaker.panic_min_endpoints
-        self._need.slow_start_ms = routing.breaker.slow_start_ms
+        self._planner = Planner(
+            RouteTable({}, []),
+            compile_rules(config, ()),
+            {},
+            {},
+            {},
+            panic_percent=routing.breaker.panic_percent,
+            panic_min=routing.breaker.panic_min_endpoints,
+            slow_start_ms=routing.breaker.slow_start_ms,
+        )
 
     def _make_pool(self, config: Config) -> Pool:
         specs = [server.spec for server in self._servers]
@@ -103,64 +110,72 @@ class Router:
             config.routing.options,
         )
         return Pool(
-            "model", "openai", tuple(self._servers), candidates, info,
-            lambda name, info: find_strategy(name)(info), limited=False, blind=False,
-        )  # fmt: skip
+            "model",
+            "openai",
+            tuple(self._servers),
+            candidates,
+            info,
+            lambda name, of: find_strategy(name)(of),
+            limited=False,
+            blind=False,
+        )
+
+    def weigh(self) -> None:
+        """Do what the gateway does every `weighing.INTERVAL_S`."""
+        weigh(self._pool.candidates, self._pool.info.rows, self.attempts, self._clock.now_ms)
 
     def arrive(self, job: Job) -> None:
         """Take a request in."""
         self._budget.deposit(self._clock.now_ms)
-        ask = Ask()
+        plan = Plan(self._route, self._pool, self._chooser)
+        ask = plan.ask
         ask.prompt_tokens = job.prompt_tokens
         ask.output_tokens = int(self._pool.output_tokens)
         ask.tenant = "default"
         ask.stream = True
+        ask.session = job.session
         ask.prompt = job.prompt
         ask.prompt_end = len(job.prompt)
-        self._serve(Flight(job, ask, self._clock.now + self._total_ms))
+        plan.prefill_work = job.prompt_tokens * 1000 // REFERENCE_WORK
+        plan.work = plan.prefill_work + ask.output_tokens * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+        self._serve(Flight(job, plan, self._clock.now + self._total_ms))
 
     def _serve(self, flight: Flight, last: Outcome | None = None) -> None:
         """Send the request somewhere, later if it has to be waited for, or give it up."""
-        if flight.attempts >= self._retry.max_attempts:
-            self._fail(flight)
-        elif not self._send(flight) and not self._revisit(flight, last):
+        spent = flight.attempts >= self._retry.max_attempts
+        if spent or not (self._send(flight) or self._revisit(flight, last)):
             self._fail(flight)
 
     def _send(self, flight: Flight) -> bool:
-        candidates = self._pool.candidates
+        plan = flight.plan
         while True:
             now_ms = self._clock.now_ms
-            position = self._choose(flight, now_ms)
+            position = self._planner.choose(plan, now_ms)
             if position < 0:
                 return False
-            flight.tried.append(position)
-            enter = self.attempts.enter_anyway if candidates.panicking else self.attempts.enter
-            ticket = enter(_WORKER, position, flight.work, now_ms)
+            plan.tried.append(position)
+            enter = self.attempts.enter_anyway if self._pool.candidates.panicking else self.attempts.enter
+            ticket = enter(_WORKER, position, plan.work, now_ms)
             if ticket < 0:
                 continue
             flight.attempts += 1
-            permit = Permit(self.attempts, _WORKER, position, ticket, flight.work)
+            permit = Permit(self.attempts, _WORKER, position, ticket, plan.work)
+            plan.attempt = Attempt(self, flight, position, permit, now_ms)
             self._trace.sent.append((self._clock.elapsed_s, position))
-            self._servers[position].ask(Attempt(self, flight, position, permit, now_ms))
+            self._servers[position].ask(plan.attempt)
             return True
 
-    def _choose(self, flight: Flight, now_ms: int) -> int:
-        need = self._need
-        need.now_ms = now_ms
-        need.tried = flight.tried
-        if self._pool.candidates.gate(need) == 0:
-            return -1
-        flight.ask.now_ms = now_ms
-        return self._strategy.pick(self._pool.candidates, flight.ask)
-
     def _revisit(self, flight: Flight, last: Outcome | None) -> bool:
-        if last is None or last.verdict != FAILED or not last.retryable or flight.revisited == flight.attempts:
+        plan = flight.plan
+        if last is None or last.verdict != FAILED or not last.retryable or not last.again:
             return False
-        flight.revisited = flight.attempts
+        if plan.revisited == flight.attempts:
+            return False
+        plan.revisited = flight.attempts
         wait_ms = self._backoff.delay_ms(flight.attempts, self._bits())
         if self._clock.now + wait_ms >= flight.deadline:
             return False
-        flight.tried.clear()
+        plan.tried.clear()
         self._clock.after(wait_ms, self._serve, flight, last)
         return True
 
@@ -188,8 +203,8 @@ class Router:
         if not outcome.retryable or flight.attempts >= self._retry.max_attempts:
             return False
         if outcome.killer:
-            flight.killed += 1
-            if flight.killed >= self._retry.max_replicas:
+            flight.plan.killed += 1
+            if flight.plan.killed >= self._retry.max_replicas:
                 return False
         return self._clock.now < flight.deadline and self._budget.withdraw(self._clock.now_ms)
 
@@ -198,7 +213,7 @@ class Router:
         flight = attempt.flight
         attempt.ttft_ms = self._clock.now - attempt.sent_ms
         cost_ms = attempt.ttft_ms / (1.0 + flight.job.prompt_tokens / PROMPT_TOKENS_PER_UNIT)
-        attempt.permit.first_token(flight.prefill_work, cost_ms, self._clock.now_ms)
+        attempt.permit.first_token(flight.plan.prefill_work, cost_ms, self._clock.now_ms)
         attempt.from_arrival_ms = (self._clock.elapsed_s - flight.job.at_s) * 1000.0
 
     def ended(self, attempt: "Attempt") -> None:
@@ -216,9 +231,9 @@ class Router:
         tokens = 0
         if verdict == OK:
             tokens = job.output_tokens
-            self._pool.learn(job.prompt_tokens * 4, job.prompt_tokens, tokens)
+            self._pool.learn(len(job.prompt), job.prompt_tokens, tokens)
         result = Result(verdict, ttft_ms, self._clock.now - attempt.sent_ms, cost, tokens)
-        self._strategy.observe(attempt.position, attempt.flight.ask, result)
+        self._chooser.strategy.observe(attempt.position, attempt.flight.plan.ask, result)
 
 
 class Attempt:

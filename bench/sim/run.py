@@ -5,11 +5,12 @@ from pathlib import Path
 from random import Random
 
 from bench.sim.clock import START_MS, Clock
-from bench.sim.jobs import jobs
+from bench.sim.jobs import Job, jobs
 from bench.sim.router import Router
 from bench.sim.scenarios import Change, Scenario
 from bench.sim.servers import Server
 from bench.sim.trace import Trace
+from fastroute.health.weighing import INTERVAL_S
 
 
 def simulate(scenario: Scenario, strategy: str, seed: int) -> Trace:
@@ -58,13 +59,9 @@ class _Run:
         for change in scenario.changes:
             self._clock.after(change.at_s * 1000.0, self._change, change)
         self._clock.after(scenario.window[0] * 1000.0, self._begin_window)
-        self._jobs = jobs(
-            Random(f"jobs {seed}"),
-            scenario.rate_per_s,
-            scenario.seconds,
-            scenario.routers,
-            conversations=scenario.conversations,
-        )
+        self._jobs = jobs(Random(f"jobs {seed}"), scenario.rate_per_s, scenario.seconds, scenario.routers)
+        for second in range(1, int(scenario.seconds)):
+            self._clock.after(second * INTERVAL_S * 1000.0, self._weigh)
         self._next_job()
         self._clock.run()
         blocks = sum(server.blocks for server in self._servers)
@@ -78,7 +75,7 @@ class _Run:
         if job is not None:
             self._clock.after(job.at_s * 1000.0 - (self._clock.now - START_MS), self._arrive, job)
 
-    def _arrive(self, job: "object") -> None:
+    def _arrive(self, job: Job) -> None:
         self._routers[job.router].arrive(job)
         self._next_job()
 
@@ -87,6 +84,10 @@ class _Run:
         if not change.condition:
             until_ms = self._routers[0].attempts.state(change.server, self._clock.now_ms)[3]
             self.trace.probe_at_s[change.server] = max(self._clock.elapsed_s, (until_ms - START_MS) / 1000.0)
+
+    def _weigh(self) -> None:
+        for router in self._routers:
+            router.weigh()
 
     def _begin_window(self) -> None:
         for server in self._servers:

@@ -8,6 +8,8 @@ from fastroute.config.schema import Config
 
 AFFECTED: Final = 0
 
+#: What is in force where a configuration says nothing.
+DEFAULTS: Final = Config()
 _CHEAP: Final = (800_000, 80_000, 3_200_000)
 
 
@@ -39,8 +41,7 @@ class Scenario:
     rate_per_s: float = 100.0
     seconds: float = 40.0
     routers: int = 1
-    conversations: bool = False
-    config: Config = Config()
+    config: Config = DEFAULTS
 
 
 _EIGHT: Final = _fleet(8)
@@ -93,22 +94,30 @@ OUTAGE: Final = Scenario(
     (5, 35),
     tuple(Change(5, server, {"error_share": 1.0, "status": 503, "error_ms": 20.0}) for server in range(8)),
 )
+MAJORITY_DOWN: Final = replace(
+    OUTAGE, name="majority-down", about="the same with five of the eight", changes=OUTAGE.changes[:5]
+)
 OUTAGE_OF_THREE: Final = replace(
     OUTAGE, name="outage-of-three", fleet=_fleet(3), changes=OUTAGE.changes[:3], about="the same with 3 servers"
 )
 RECOVERY: Final = Scenario(
     "recovery",
-    "one of two is down from 20 to 50 s",
+    "one of two is down from 10 to 30 s",
     _TWO,
-    (100, 150),
-    (Change(20, AFFECTED, {"error_share": 1.0}), Change(50, AFFECTED)),
-    seconds=150.0,
+    (95, 135),
+    (Change(10, AFFECTED, {"error_share": 1.0}), Change(30, AFFECTED)),
+    rate_per_s=150.0,
+    seconds=135.0,
 )
 FAILBACK: Final = replace(
-    RECOVERY, name="failback", about="the same with one in a second tier", fleet=_PRIMARY_AND_STANDBY
+    RECOVERY,
+    name="failback",
+    about="the same with the other in a second tier",
+    fleet=_PRIMARY_AND_STANDBY,
+    rate_per_s=20.0,
 )
 ONE_ROUTER: Final = Scenario(
-    "one-router", "conversations, prefix caches", _CACHED, (20, 60), rate_per_s=40.0, seconds=60.0, conversations=True
+    "one-router", "all is well, with prefix caches", _CACHED, (20, 60), rate_per_s=40.0, seconds=60.0
 )
 TWO_ROUTERS: Final = replace(
     ONE_ROUTER, name="two-routers", about="the same through two routers that know nothing of each other", routers=2
@@ -127,6 +136,7 @@ SCENARIOS: Final = {
         INSTANT_500,
         OUTAGE,
         OUTAGE_OF_THREE,
+        MAJORITY_DOWN,
         RECOVERY,
         FAILBACK,
         ONE_ROUTER,

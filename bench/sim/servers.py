@@ -18,9 +18,9 @@ REFUSAL_MS: Final = 2.0
 class Spec:
     """A provider as it is when all is well.
 
-    ttft_ms: median of a log-normal distribution, of which `sigma` is the deviation. prefill_ms: per token of prompt that
-    is not in its cache. itl_ms: between two tokens of an answer. slots: requests worked on at a time, more wait in line.
-    prices: pico-USD per token of (input, cached input, output). cache_blocks: 0 for no prefix cache.
+    ttft_ms: median of a log-normal distribution, of which `sigma` is the deviation. prefill_ms: per token of prompt
+    that is not in its cache. itl_ms: between two tokens of an answer. slots: requests worked on at a time, more wait in
+    line. prices: pico-USD per token of (input, cached input, output). cache_blocks: 0 for no prefix cache.
     """
 
     ttft_ms: float = 200.0

@@ -14,7 +14,6 @@ class Trace:
     sent: list[tuple[float, int]] = field(default_factory=list)
     ends: list[tuple[float, float, int]] = field(default_factory=list)
     hit_rate: float | None = None
-    half: str = ""
     #: By server, when its breaker would let the next probe go, at the time it recovered; in seconds.
     probe_at_s: dict[int, float] = field(default_factory=dict)
 

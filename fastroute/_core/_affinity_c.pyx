@@ -12,9 +12,6 @@ from fastroute._core._candidates_c cimport Candidates
 
 from fastroute._core._affinity_py import MAX_NODES, checked_block_bytes, checked_slots
 
-cdef extern from "stdlib.h":
-    void *aligned_alloc(size_t alignment, size_t size) noexcept
-
 cdef extern from "Python.h":
     # Clips to what a Py_ssize_t holds where `overflow` is NULL.
     Py_ssize_t PyNumber_AsSsize_t(object o, void *overflow) except? -1
@@ -42,7 +39,15 @@ cdef enum:
     # MAX_HOLDERS of the pure half in words.
     MAX_WORDS = 16
     LINE_BYTES = 64
+    COMMON_FORKS = 4
+    # What a slot holds beside the hash: the clock's bit, whether any prompt went on, the number of forks.
+    REFERENCED = 1
+    CONTINUED = 2
+    ONE_FORK = 4
+    FORKS = 0x1C
+    FLAGS = 0xFF
 
+cdef double SPARE_LOAD = 4.0
 cdef double SHED_DIFFERENCE = 32.0
 cdef double SHED_RATIO = 1.1
 
@@ -94,7 +99,7 @@ cdef class Rendezvous:
         self._survey(candidates, now_ms)
         if candidates.c_count == 0:
             return -1
-        return candidates.c_positions[self._bounded(candidates, _hash(key), balance)]
+        return candidates.c_positions[self._bounded(candidates, _hash(key), balance, 0.0)]
 
     cdef int _survey(self, Candidates candidates, int64_t now_ms) except -1:
         cdef Py_ssize_t k, position
@@ -130,10 +135,10 @@ cdef class Rendezvous:
         cdef uint64_t mixed = fr_mix(key ^ self._nodes[position])
         return -weight / log((<double>(mixed >> 12) + 0.5) * (1.0 / 4503599627370496.0))
 
-    cdef Py_ssize_t _bounded(self, Candidates candidates, uint64_t key, double balance) noexcept:
+    cdef Py_ssize_t _bounded(self, Candidates candidates, uint64_t key, double balance, double spare) noexcept:
         cdef Py_ssize_t k, best = 0
         cdef double rank, highest = -1.0
-        cdef double share = balance * <double>(self._in_flight + 1)
+        cdef double share = balance * (<double>(self._in_flight + 1) + spare * <double>candidates.c_count)
         for k in range(candidates.c_count):
             if not <double>self._loads[k] < share * self._weights[k] / self._total:
                 continue
@@ -153,10 +158,12 @@ cdef class PrefixTable:
     # 64-bit words of a block's set of positions.
     cdef Py_ssize_t _words
     cdef Py_ssize_t _used
-    # WAYS slots to a set. A slot is a hash, even, its lowest bit the clock's; 0: the slot is free.
+    # WAYS slots to a set. A slot is a hash with FLAGS in its lowest bits; 0: the slot is free.
     cdef uint64_t *_slots
     # _words to a slot.
     cdef uint64_t *_masks
+    # What `_slots` and `_masks` are parts of.
+    cdef void *_memory
     cdef unsigned char *_hands
     # By position.
     cdef int32_t *_depths
@@ -166,6 +173,8 @@ cdef class PrefixTable:
     cdef Py_ssize_t _blocks
     cdef Py_ssize_t _found_blocks
     cdef uint64_t _last
+    # Leading blocks that are common to conversations.
+    cdef Py_ssize_t _common
 
     def __cinit__(self, ids, slots, block_bytes):
         """Make an empty table for positions 0..n-1; see the pure half."""
@@ -175,17 +184,17 @@ cdef class PrefixTable:
         self._block_bytes = checked_block_bytes(block_bytes)
         self._words = min(max((self._nodes._n + WORD_BITS - 1) // WORD_BITS, 1), MAX_WORDS)
         size = self._set_count * WAYS * sizeof(uint64_t)
-        self._slots = <uint64_t *>aligned_alloc(LINE_BYTES, size)
-        self._masks = <uint64_t *>calloc(self._set_count * WAYS * self._words, sizeof(uint64_t))
+        # From calloc: what no prompt has touched takes no memory.
+        self._memory = calloc(size * (1 + self._words) + LINE_BYTES, 1)
+        self._slots = <uint64_t *>((<size_t>self._memory + LINE_BYTES - 1) & ~<size_t>(LINE_BYTES - 1))
+        self._masks = self._slots + self._set_count * WAYS
         self._hands = <unsigned char *>calloc(self._set_count, 1)
         self._depths = <int32_t *>calloc(self._nodes._n + 1, sizeof(int32_t))
-        if self._slots == NULL or self._masks == NULL or self._hands == NULL or self._depths == NULL:
+        if self._memory == NULL or self._hands == NULL or self._depths == NULL:
             raise MemoryError
-        memset(self._slots, 0, size)
 
     def __dealloc__(self):
-        free(self._slots)
-        free(self._masks)
+        free(self._memory)
         free(self._hands)
         free(self._depths)
 
@@ -265,13 +274,13 @@ cdef class PrefixTable:
                 any_one = 1
         if not any_one:
             return 0
-        tag = previous._slots[slot] & ~<uint64_t>1
+        tag = previous._slots[slot] & ~<uint64_t>FLAGS
         mine = self._find(tag)
         if mine < 0:
             mine = self._place(tag)
         for i in range(self._words):
             self._masks[mine * self._words + i] |= mask[i]
-        self._slots[mine] = tag | (previous._slots[slot] & 1)
+        self._slots[mine] = previous._slots[slot]
         return 0
 
     cdef int _hash_blocks(self, bytes prompt, object start, object end, bytes tenant) except -1:
@@ -281,6 +290,7 @@ cdef class PrefixTable:
         cdef Py_ssize_t last = PyNumber_AsSsize_t(end, NULL)
         cdef const unsigned char *at
         cdef uint64_t value = _hash(tenant)
+        cdef Py_ssize_t slot
         first = min(max(first, 0), size)
         last = min(max(last, first), size)
         at = <const unsigned char *>PyBytes_AS_STRING(prompt) + first
@@ -288,17 +298,20 @@ cdef class PrefixTable:
         for i in range(self._blocks):
             value = fr_mix(value ^ fr_hash(at + i * self._block_bytes, self._block_bytes))
             self._chain[i] = value
-            fr_prefetch(&self._slots[self._set_of(_tag(value)) * WAYS])
+            # The memory is fetched while the next blocks are hashed.
+            slot = self._set_of(_tag(value)) * WAYS
+            fr_prefetch(&self._slots[slot])
+            fr_prefetch(&self._masks[slot * self._words])
         if self._blocks == 0:
             value = fr_mix(value ^ fr_hash(at, last - first))
         self._last = value
         return 0
 
     cdef int _match(self, Candidates candidates) noexcept:
-        """Fill `_depths` for the candidates, and `_found` as far as any of them goes."""
+        """Fill `_depths` for the candidates, `_found` and `_common`; count a fork."""
         cdef uint64_t alive[MAX_WORDS]
         cdef uint64_t lost, left
-        cdef Py_ssize_t i, k, word, slot, position
+        cdef Py_ssize_t i, k, word, slot = -1, position
         memset(alive, 0, sizeof(alive))
         for k in range(candidates.c_count):
             position = candidates.c_positions[k]
@@ -306,23 +319,26 @@ cdef class PrefixTable:
             if position < MAX_WORDS * WORD_BITS:
                 alive[position // WORD_BITS] |= <uint64_t>1 << (position % WORD_BITS)
         self._found_blocks = 0
+        self._common = 0
         for i in range(self._blocks):
             slot = self._find(_tag(self._chain[i]))
             if slot < 0:
                 break
-            left = 0
+            self._slots[slot] |= REFERENCED
+            if (self._slots[slot] & FORKS) >= COMMON_FORKS * ONE_FORK:
+                self._common = i + 1
             for word in range(self._words):
                 lost = alive[word] & ~self._masks[slot * self._words + word]
                 alive[word] ^= lost
-                left |= alive[word]
                 while lost:
                     self._depths[word * WORD_BITS + fr_lowest(lost)] = <int32_t>i
                     lost &= lost - 1
-            if not left:
-                return 0
-            self._slots[slot] |= 1
             self._found[i] = slot
             self._found_blocks = i + 1
+        if slot < 0 and self._found_blocks:
+            slot = self._found[self._found_blocks - 1]
+            if self._slots[slot] & CONTINUED and (self._slots[slot] & FORKS) < COMMON_FORKS * ONE_FORK:
+                self._slots[slot] += ONE_FORK
         for word in range(self._words):
             left = alive[word]
             while left:
@@ -332,16 +348,18 @@ cdef class PrefixTable:
 
     cdef Py_ssize_t _choose(self, Candidates candidates, double balance) noexcept:
         cdef Py_ssize_t k, best, least
-        cdef int32_t depth, common = MAX_BLOCKS, deepest = 0
+        cdef int32_t depth, shallowest = MAX_BLOCKS, deepest = 0
+        cdef Py_ssize_t common
         cdef double high, low
         cdef uint64_t key
         for k in range(candidates.c_count):
             depth = self._depths[candidates.c_positions[k]]
-            common = min(common, depth)
+            shallowest = min(shallowest, depth)
             deepest = max(deepest, depth)
+        common = max(self._common, <Py_ssize_t>shallowest)
         key = self._chain[common] if common < self._blocks else self._last
         if not 2 * (deepest - common) > self._blocks - common:
-            return self._nodes._bounded(candidates, key, balance)
+            return self._nodes._bounded(candidates, key, balance, SPARE_LOAD)
         best = self._least(candidates, key, deepest)
         least = self._least(candidates, key, 0)
         high = self._nodes._cost(best, candidates.c_count)
@@ -374,12 +392,17 @@ cdef class PrefixTable:
             return 0
         # What was found first: what is placed after it may take its slot.
         for i in range(self._found_blocks):
-            self._masks[self._found[i] * self._words + word] |= bit
+            slot = self._found[i]
+            self._masks[slot * self._words + word] |= bit
+            if i + 1 < self._blocks:
+                self._slots[slot] |= CONTINUED
         for i in range(self._found_blocks, self._blocks):
             slot = self._find(_tag(self._chain[i]))
             if slot < 0:
                 slot = self._place(_tag(self._chain[i]))
             self._masks[slot * self._words + word] |= bit
+            if i + 1 < self._blocks:
+                self._slots[slot] |= CONTINUED
         return 0
 
     cdef inline Py_ssize_t _set_of(self, uint64_t tag) noexcept:
@@ -393,7 +416,7 @@ cdef class PrefixTable:
         cdef int way
         # Without a branch for each way.
         for way in range(WAYS):
-            equal |= <unsigned int>((slots[way] | 1) == (tag | 1)) << way
+            equal |= <unsigned int>((slots[way] | FLAGS) == (tag | FLAGS)) << way
         return first + fr_lowest(equal) if equal else -1
 
     cdef Py_ssize_t _place(self, uint64_t tag) noexcept:
@@ -409,8 +432,8 @@ cdef class PrefixTable:
         while slot < 0:
             way = self._hands[number]
             self._hands[number] = (way + 1) % WAYS
-            if slots[way] & 1:
-                slots[way] ^= 1
+            if slots[way] & REFERENCED:
+                slots[way] ^= REFERENCED
             else:
                 slot = number * WAYS + way
         self._slots[slot] = tag
@@ -437,5 +460,5 @@ cdef class PrefixTable:
 
 
 cdef inline uint64_t _tag(uint64_t value) noexcept:
-    value &= ~<uint64_t>1
-    return value if value else 2
+    value &= ~<uint64_t>FLAGS
+    return value if value else FLAGS + 1

@@ -26,6 +26,10 @@ MAX_HOLDERS: Final = 1024
 #: A load sheds the prompts it holds when it exceeds the least one by more than both (SGLang's cache-aware policy).
 SHED_DIFFERENCE: Final = 32.0
 SHED_RATIO: Final = 1.1
+#: A block after which prompts have gone different ways so often is common to conversations, not part of one.
+COMMON_FORKS: Final = 4
+#: New prompts are bound as if every endpoint had this many more in flight, or a few requests would scatter them.
+SPARE_LOAD: Final = 4.0
 
 _MASK_64: Final = (1 << 64) - 1
 _KEY_0: Final = 0x243F6A8885A308D3
@@ -80,7 +84,7 @@ class Rendezvous:
         Raises ValueError for the candidates of another pool.
         """
         survey = self.survey(candidates, now_ms)
-        return candidates.positions[self.bounded(candidates, survey, hash64(key), balance)] if survey.loads else -1
+        return candidates.positions[self.bounded(candidates, survey, hash64(key), balance, 0.0)] if survey.loads else -1
 
     def survey(self, candidates: Candidates, now_ms: int) -> "Survey":
         """Return what the candidates weigh and have in flight, over all workers."""
@@ -98,10 +102,13 @@ class Rendezvous:
             total = float(len(loads))
         return Survey(weights, loads, total)
 
-    def bounded(self, candidates: Candidates, survey: "Survey", key: int, balance: float) -> int:
-        """Return the index among the candidates of the one that ranks highest and is not full."""
+    def bounded(self, candidates: Candidates, survey: "Survey", key: int, balance: float, spare: float) -> int:
+        """Return the index among the candidates of the one that ranks highest and is not full.
+
+        spare: how many requests more each is taken to have, when it is worked out what full means.
+        """
         best, highest = 0, -1.0
-        share = balance * float(sum(survey.loads) + 1)
+        share = balance * (float(sum(survey.loads) + 1) + spare * float(len(survey.loads)))
         for k, position in enumerate(candidates.positions):
             # An integer is below a bound rounded up if it is below the bound.
             if not survey.loads[k] < share * survey.weights[k] / survey.total:
@@ -132,12 +139,16 @@ class Survey(NamedTuple):
 
 
 class _Entry:
-    __slots__ = ("mask", "referenced", "tag")
+    """A block: who was sent it, whether any prompt went on after it, how often one then went another way."""
 
-    def __init__(self, tag: int, mask: int) -> None:
+    __slots__ = ("continued", "forks", "mask", "referenced", "tag")
+
+    def __init__(self, tag: int) -> None:
         self.tag = tag
-        self.mask = mask
+        self.mask = 0
         self.referenced = False
+        self.continued = False
+        self.forks = 0
 
 
 class _Set:
@@ -178,22 +189,26 @@ class PrefixTable:
     ) -> int:
         """Return the candidate for prompt[start:end], -1 for no candidate; note that it was sent the prompt.
 
-        Depth: the leading blocks that a candidate was sent without a gap. What every candidate holds tells nobody
-        apart: if the deepest holds more than half of the blocks past that, it is chosen, the least loaded of several,
-        unless its load is more than 32 above the least and more than 1.1 times the least: then the least loaded is.
-        Otherwise the prompt is new, and goes by rendezvous with bounded loads on the first block that not every
-        candidate holds, so that gateways that know nothing of each other send it to the same endpoint. The slice is
-        clipped to the prompt. Raises ValueError for the candidates of another pool.
+        Depth: the leading blocks that a candidate was sent without a gap. What every candidate holds, or many
+        conversations begin with, tells nobody apart: if the deepest holds more than half of the blocks past that, it
+        is chosen, the least loaded of several, unless its load is more than 32 above the least and more than 1.1
+        times the least: then the least loaded is. Otherwise the prompt is new, and goes by rendezvous with bounded
+        loads on the first block past that, so that gateways that know nothing of each other send it to the same
+        endpoint. The slice is clipped to the prompt. Raises ValueError for the candidates
+        of another pool.
         """
         survey = self._nodes.survey(candidates, now_ms)
         if not survey.loads:
             return -1
         chain, key = self._chain(prompt, start, end, tenant)
-        depths = self._match(chain, candidates.positions)
-        common = min(depths)
+        depths, common = self._match(chain, candidates.positions)
+        deepest, common = max(depths), max(common, min(depths))
         if common < len(chain):
             key = chain[common]
-        chosen = self._choose(candidates, survey, depths, len(chain), key, balance)
+        if 2 * (deepest - common) > len(chain) - common:
+            chosen = self._warm(candidates, survey, key, [k for k, depth in enumerate(depths) if depth == deepest])
+        else:
+            chosen = self._nodes.bounded(candidates, survey, key, balance, SPARE_LOAD)
         position = candidates.positions[chosen]
         self._note(chain, position)
         return position
@@ -255,6 +270,8 @@ class PrefixTable:
             taken = self._index.get(entry.tag) or self._place(entry.tag)
             taken.mask |= mask
             taken.referenced = entry.referenced
+            taken.continued = entry.continued
+            taken.forks = entry.forks
 
     def _chain(self, prompt: bytes, start: int, end: int, tenant: bytes) -> tuple[list[int], int]:
         """Return (hash of each whole block with all before it, hash of the last one or of what is shorter)."""
@@ -271,31 +288,34 @@ class PrefixTable:
             value = _mix(value ^ hash64(prompt[start:end]))
         return chain, value
 
-    def _match(self, chain: list[int], positions: Sequence[int]) -> list[int]:
-        """Return the depth of each candidate."""
+    def _match(self, chain: list[int], positions: Sequence[int]) -> tuple[list[int], int]:
+        """Return the depth of each candidate and how many blocks are common to conversations; count a fork."""
         alive = 0
         for position in positions:
             if position < MAX_HOLDERS:
                 alive |= 1 << position
         depths = {position: 0 for position in positions}
-        for deep, value in enumerate(chain):
+        common = 0
+        before: _Entry | None = None
+        for deep, value in enumerate(chain, 1):
             entry = self._index.get(_tag(value))
-            alive &= entry.mask if entry is not None else 0
-            if entry is None or not alive:
+            if entry is None:
+                if before is not None and before.continued and before.forks < COMMON_FORKS:
+                    before.forks += 1
                 break
             entry.referenced = True
+            if entry.forks >= COMMON_FORKS:
+                common = deep
+            alive &= entry.mask
             for position in _bits(alive):
-                depths[position] = deep + 1
-        return [depths[position] for position in positions]
+                depths[position] = deep
+            before = entry
+        return [depths[position] for position in positions], common
 
-    def _choose(
-        self, candidates: Candidates, survey: Survey, depths: list[int], blocks: int, key: int, balance: float
-    ) -> int:
-        common, deepest = min(depths), max(depths)
-        if not 2 * (deepest - common) > blocks - common:
-            return self._nodes.bounded(candidates, survey, key, balance)
-        best = self._least(candidates, survey, key, [k for k, depth in enumerate(depths) if depth == deepest])
-        least = self._least(candidates, survey, key, range(len(depths)))
+    def _warm(self, candidates: Candidates, survey: Survey, key: int, holders: Sequence[int]) -> int:
+        """Return the least loaded of those that hold the prompt, or of all where that one has to shed."""
+        best = self._least(candidates, survey, key, holders)
+        least = self._least(candidates, survey, key, range(len(survey.loads)))
         high, low = survey.cost(best), survey.cost(least)
         return least if high - low > SHED_DIFFERENCE and high > SHED_RATIO * low else best
 
@@ -314,16 +334,15 @@ class PrefixTable:
     def _note(self, chain: list[int], position: int) -> None:
         if position >= MAX_HOLDERS:
             return
-        for value in chain:
+        for deep, value in enumerate(chain, 1):
             tag = _tag(value)
-            entry = self._index.get(tag)
-            if entry is None:
-                entry = self._place(tag)
+            entry = self._index.get(tag) or self._place(tag)
             entry.mask |= 1 << position
+            entry.continued |= deep < len(chain)
 
     def _place(self, tag: int) -> _Entry:
         """Make room for a block that is not there."""
-        entry = _Entry(tag, 0)
+        entry = _Entry(tag)
         one = self._sets.setdefault(self._set_of(tag), _Set())
         self._index[tag] = entry
         for way in range(WAYS):
@@ -366,8 +385,8 @@ def checked_block_bytes(block_bytes: int) -> int:
 
 
 def _tag(value: int) -> int:
-    # Even, for the lowest bit is the clock's in the compiled half; never 0, which is a free slot there.
-    return value & ~1 or 2
+    # The low 8 bits are for other things in the compiled half, and 0 is a free slot there.
+    return value & ~0xFF or 0x100
 
 
 def _bits(mask: int) -> list[int]:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled half of `quantile`; the meaning of every name is written down in the pure half."""
 
-from libc.math cimport HUGE_VAL, ceil, log
+from libc.math cimport ceil, log
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -180,7 +180,7 @@ cdef class Quantiles:
             in_flight = candidates.segment.c_total(candidates.c_places[position].row, IN_FLIGHT)
             if in_flight < 0:
                 in_flight = 0
-            load = <double>(in_flight + 1) / weight if weight > 0.0 else HUGE_VAL
+            load = <double>(in_flight + 1) / weight
             cost = expected * load
             is_late = target > 0.0 and expected > target
             if best < 0 or (cost < least if is_late == late else late):

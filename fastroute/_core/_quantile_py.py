@@ -155,7 +155,7 @@ class Quantiles:
             expected = blended(estimate, seen, prior, enough)
             weight = candidates.weight(position, now_ms)
             in_flight = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT))
-            load = (in_flight + 1) / weight if weight > 0.0 else math.inf
+            load = (in_flight + 1) / weight
             cost = expected * load
             is_late = target > 0.0 and expected > target
             if best < 0 or (cost < least if is_late == late else late):

@@ -10,7 +10,9 @@ import os
 COMPILED_MODULES = (
     "affinity",
     "attempts",
+    "bandit",
     "candidates",
+    "cheapest",
     "counters",
     "h1",
     "jsonscan",
@@ -18,6 +20,7 @@ COMPILED_MODULES = (
     "quantile",
     "selection",
     "sse",
+    "time_window",
 )
 
 

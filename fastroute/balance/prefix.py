@@ -5,7 +5,7 @@ What we know is what we sent: the leading blocks of earlier prompts, salted by t
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from fastroute._core.affinity import PrefixTable
 from fastroute._core.attempts import FAILED
@@ -13,11 +13,6 @@ from fastroute._core.candidates import Candidates
 from fastroute._core.selection import least_connections
 from fastroute.balance.base import BaseStrategy
 from fastroute.interfaces import Ask, PoolInfo, Result
-
-#: A new prompt passes an endpoint by that has more than this times the mean in flight. The bound of `consistent_hash`
-#: is too tight for it: with few requests in flight chance alone exceeds it, and each prompt that it moves is one that
-#: another gateway, with other counts, looks for elsewhere.
-BALANCE: Final = 2.0
 
 
 class Prefix(BaseStrategy):
@@ -27,6 +22,7 @@ class Prefix(BaseStrategy):
 
     def __init__(self, info: PoolInfo) -> None:
         super().__init__(info)
+        self._balance: float = info.options.hash_balance
         self.table = PrefixTable(info.ids, info.options.prefix_table, info.options.prefix_block_bytes)
 
     def pick(self, candidates: Candidates, ask: Ask) -> int:
@@ -43,7 +39,7 @@ class Prefix(BaseStrategy):
             ask.prompt_end,
             ask.tenant.encode(),
             ask.now_ms,
-            BALANCE,
+            self._balance,
         )
 
     def observe(self, position: int, ask: Ask, result: Result) -> None:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from fastroute.balance.adaptive import Adaptive
 from fastroute.balance.consistent_hash import ConsistentHash
+from fastroute.balance.cost_optimized import CostOptimized
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
 from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
+from fastroute.balance.time_window import TimeWindow
 from fastroute.balance.weighted_random import WeightedRandom
 from fastroute.balance.weighted_round_robin import WeightedRoundRobin
 from fastroute.interfaces import PoolInfo, Strategy
@@ -23,7 +26,10 @@ BUILT_IN: dict[str, Factory] = {
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
     "least_latency": LeastLatency,
+    "cost_optimized": CostOptimized,
+    "adaptive": Adaptive,
     "random": WeightedRandom,
+    "time_window": TimeWindow,
     "consistent_hash": ConsistentHash,
     "prefix": Prefix,
 }

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from fastroute._core._attempts_rules import FORGOTTEN_MS
 from fastroute._core._candidates_gates import GATE_NAMES, PASSED
 from fastroute._core.attempts import Attempts
 from fastroute.errors import GatewayError
@@ -82,7 +83,7 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "removed_by": GATE_NAMES[gate] if gate != PASSED else None,
         "chosen": chosen,
         "load": load,
-        "expected_ttft_ms": round(attempts.cost(endpoint.index, now_ms) * (1.0 + ask.prompt_tokens / 4000.0), 3),
+        "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), ask.prompt_tokens),
         "estimated_cost_nano_usd": _cost(pool, at, ask.prompt_tokens, ask.output_tokens),
         **endpoint_state(attempts, endpoint.index, now_ms),
     }
@@ -102,6 +103,13 @@ def endpoint_state(attempts: Attempts, row: int, now_ms: int) -> Document:
             "retry_in_ms": max(0, open_until_ms - now_ms) if state == 1 else 0,
         },
     }
+
+
+def _expected_ttft_ms(cost_ms: float, prompt_tokens: int) -> float | None:
+    """Return the time to the first token by what has been measured; None where nothing has, or it is long forgotten."""
+    if cost_ms < FORGOTTEN_MS:
+        return None
+    return round(cost_ms * (1.0 + prompt_tokens / 4000.0), 3)
 
 
 def _cost(pool: Pool, at: int, prompt_tokens: int, output_tokens: int) -> int | None:

@@ -190,7 +190,9 @@ class InProcess:
 
     @property
     def pools(self) -> list[Pool]:
-        transports = [transport for transport in self.snapshot.transports.values() if isinstance(transport, FastTransport)]
+        transports = [
+            transport for transport in self.snapshot.transports.values() if isinstance(transport, FastTransport)
+        ]
         return [transport._pool for transport in transports]
 
     def records(self) -> list[Record]:

@@ -76,12 +76,18 @@ def shares(strategy: Any, pool: Pool, n: int, now_ms: int = 1000, **fields: Any)
 
 
 def run(
-    strategy: Any, pool: Pool, n: int, outcome: Callable[[int], Result], start_ms: int = 1000, step_ms: int = 10
+    strategy: Any,
+    pool: Pool,
+    n: int,
+    outcome: Callable[[int], Result],
+    start_ms: int = 1000,
+    step_ms: int = 10,
+    **fields: Any,
 ) -> Counter[int]:
     """Send n requests one after the other, `step_ms` apart, and let the strategy learn how each one went."""
     counts: Counter[int] = Counter()
     for at in range(n):
-        request = ask(start_ms + at * step_ms)
+        request = ask(start_ms + at * step_ms, **fields)
         position = strategy.pick(pool.candidates, request)
         counts[position] += 1
         strategy.observe(position, request, outcome(position))

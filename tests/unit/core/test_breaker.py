@@ -526,10 +526,12 @@ class Meddled(pure_counters.Segment):
     """A segment where somebody else acts before the next change of a breaker's word."""
 
     meddle: Callable[[], object] | None = None
+    meddled = 0
 
     def cas_cell(self, endpoint: int, i: int, expect: int, new: int) -> bool:
-        meddle, self.meddle = self.meddle, None
-        if meddle is not None and i == cells.BREAKER:
+        if i == cells.BREAKER and self.meddle is not None:
+            meddle, self.meddle = self.meddle, None
+            self.meddled += 1
             meddle()
         return super().cas_cell(endpoint, i, expect, new)
 
@@ -538,6 +540,7 @@ class Meddled(pure_counters.Segment):
 def meddled(tmp_path: Path) -> Iterator[Meddled]:
     segment = Meddled.create(str(tmp_path / "counters"), 2, 3)
     yield segment
+    assert segment.meddled == 1
     segment.close()
 
 

@@ -78,9 +78,10 @@ class Held(NamedTuple):
 
 
 class Attempt(Permit):
-    """One request to one endpoint, in flight until it is released. `outcome` is what is known of it so far; `held`, an error answer that was read.
+    """One request to one endpoint, in flight until it is released.
 
-    first: the bytes of the answer that came with its head. strip: the usage event is ours, not the client's.
+    outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
+    with its head. strip: the usage event is ours, not the client's.
     """
 
     __slots__ = (

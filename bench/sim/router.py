@@ -20,7 +20,7 @@ from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.gateway import PROMPT_TOKENS_PER_UNIT
 from fastroute.health.weighing import weigh
-from fastroute.interfaces import Header, PoolInfo, Result
+from fastroute.interfaces import Asked, Header, PoolInfo, Result
 from fastroute.load.inflight import Permit
 from fastroute.routing.plan import OUTPUT_TOKEN_WORK, REFERENCE_WORK, Plan, Planner
 from fastroute.routing.pool import Pool
@@ -81,6 +81,7 @@ class Router:
             panic_percent=routing.breaker.panic_percent,
             panic_min=routing.breaker.panic_min_endpoints,
             slow_start_ms=routing.breaker.slow_start_ms,
+            read_asked=lambda ctx: Asked(0, False, b"", (0, 0)),
         )
 
     def _make_pool(self, config: Config) -> Pool:
@@ -128,16 +129,15 @@ class Router:
         """Take a request in."""
         self._budget.deposit(self._clock.now_ms)
         plan = Plan(self._route, self._pool, self._chooser)
-        ask = plan
-        ask.prompt_tokens = job.prompt_tokens
-        ask.output_tokens = int(self._pool.output_tokens)
-        ask.tenant = "default"
-        ask.stream = True
-        ask.session = job.session
-        ask.prompt = job.prompt
-        ask.prompt_end = len(job.prompt)
+        plan.prompt_tokens = job.prompt_tokens
+        plan.output_tokens = int(self._pool.output_tokens)
+        plan.tenant = "default"
+        plan.stream = True
+        plan.session = job.session
+        plan.prompt = job.prompt
+        plan.prompt_end = len(job.prompt)
         plan.prefill_work = job.prompt_tokens * 1000 // REFERENCE_WORK
-        plan.work = plan.prefill_work + ask.output_tokens * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+        plan.work = plan.prefill_work + plan.output_tokens * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
         self._serve(Flight(job, plan, self._clock.now + self._total_ms))
 
     def _serve(self, flight: Flight, last: Outcome | None = None) -> None:

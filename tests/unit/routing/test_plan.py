@@ -159,7 +159,7 @@ def test_the_lower_ceiling_on_the_price_holds(
     fields = {"max_cost_per_request_usd": ceiling} if ceiling is not None else {}
     with Stand(tmp_path, tenants=tenant(**fields)) as stand:
         headers = header(max_cost_usd=wished) if wished is not None else {}
-        assert stand.plan(tenant="acme", headers=headers).max_cost_pico == wanted
+        assert stand.plan(tenant="acme", headers=headers).terms.max_cost_pico == wanted
 
 
 def test_an_unknown_tenant_finds_no_model_once_tenants_are_listed(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_combining_orders(
 def test_estimates_are_of_the_whole_body_and_learn_from_answers(tmp_path: Path) -> None:
     with Stand(tmp_path) as stand:
         short, long = stand.plan(), stand.plan(messages=[{"role": "user", "content": "x" * 4000}])
-        assert long.ask.prompt_tokens - short.ask.prompt_tokens == pytest.approx(1000, abs=5)
+        assert long.prompt_tokens - short.prompt_tokens == pytest.approx(1000, abs=5)
         assert 0 < short.prefill_work < short.work
         for _ in range(2000):
             short.pool.learn(1000, 500, 30)
         again = stand.plan(messages=[{"role": "user", "content": "x" * 4000}])
-        assert again.ask.prompt_tokens == pytest.approx(2 * long.ask.prompt_tokens, rel=0.01)
-        assert again.ask.output_tokens == pytest.approx(30, abs=1)
+        assert again.prompt_tokens == pytest.approx(2 * long.prompt_tokens, rel=0.01)
+        assert again.output_tokens == pytest.approx(30, abs=1)
 
 
 @pytest.mark.parametrize("text", ["hi", "你好世界" * 100, "\U0001f600" * 50])
@@ -225,20 +225,25 @@ def test_small_and_foreign_text_counts_for_something(tmp_path: Path, text: str) 
 
 
 def test_the_session_is_the_header_or_the_user(tmp_path: Path) -> None:
-    with Stand(tmp_path) as stand:
-        assert stand.plan().ask.session == b""
-        assert stand.plan(user="jo").ask.session == b"jo"
-        assert stand.plan(user="jo", headers=header(session="s-1")).ask.session == b"s-1"
+    with Stand(tmp_path, routing={"strategy": "consistent_hash"}) as stand:
+        assert stand.plan().session == b""
+        assert stand.plan(user="jo").session == b"jo"
+        assert stand.plan(user="jo", headers=header(session="s-1")).session == b"s-1"
 
 
 def test_what_a_strategy_may_know(tmp_path: Path) -> None:
-    with Stand(tmp_path, tenants=tenant()) as stand:
-        plan = stand.plan(tenant="acme", stream=True, headers=header(latency_target_ms="250"))
-        ask = plan
+    with Stand(tmp_path, tenants=tenant(), routing={"strategy": "prefix"}) as stand:
+        ask = plan = stand.plan(tenant="acme", stream=True, headers=header(latency_target_ms="250"))
         assert (ask.tenant, ask.stream, ask.latency_target_ms) == ("acme", True, 250)
         assert ask.prompt[ask.prompt_start : ask.prompt_end] == b'[{"role": "user", "content": "hello"}]'
         stand.planner.choose(plan, 1234)
         assert ask.now_ms == 1234
+
+
+def test_prompt_and_session_are_left_out_for_who_does_not_look_at_them(tmp_path: Path) -> None:
+    with Stand(tmp_path) as stand:
+        ask = stand.plan(user="jo", headers=header(session="s-1"))
+        assert (ask.session, ask.prompt, ask.prompt_start, ask.prompt_end) == (b"", b"", 0, 0)
 
 
 # --- capability, window, output, region, cost

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from fastroute.downstream.wishes import (
     MAX_NAMES,
     MAX_SESSION_BYTES,
-    NO_WISHES,
-    Wishes,
     read_traceparent,
     read_wishes,
     trace_header,
 )
 from fastroute.errors import GatewayError
+from fastroute.interfaces import NO_WISHES, Wishes
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = b"00f067aa0ba902b7"

@@ -6,6 +6,7 @@ import pytest
 
 from fastroute._core.attempts import FAILED, Attempts, Policy
 from fastroute.config.schema import Config
+from fastroute.downstream.request import read_asked
 from fastroute.routing.plan import Plan, Planner
 from fastroute.routing.pool import Pool as RoutingPool
 from fastroute.routing.rules import compile_rules
@@ -31,7 +32,15 @@ class Ground:
         routes = RouteTable({}, [])
         self.candidates = pool.candidates
         self.planner = Planner(
-            routes, compile_rules(Config(), []), {}, {}, {}, panic_percent=50, panic_min=5, slow_start_ms=0
+            routes,
+            compile_rules(Config(), []),
+            {},
+            {},
+            {},
+            panic_percent=50,
+            panic_min=5,
+            slow_start_ms=0,
+            read_asked=read_asked,
         )
         self.plan = Plan(Route("m", "p2c", {"openai": routing_pool}), routing_pool, None)  # type: ignore[arg-type]
 

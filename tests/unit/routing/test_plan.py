@@ -159,7 +159,7 @@ def test_the_lower_ceiling_on_the_price_holds(
     fields = {"max_cost_per_request_usd": ceiling} if ceiling is not None else {}
     with Stand(tmp_path, tenants=tenant(**fields)) as stand:
         headers = header(max_cost_usd=wished) if wished is not None else {}
-        assert stand.plan(tenant="acme", headers=headers).max_cost_pico == wanted
+        assert stand.plan(tenant="acme", headers=headers).terms.max_cost_pico == wanted
 
 
 def test_an_unknown_tenant_finds_no_model_once_tenants_are_listed(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_combining_orders(
 def test_estimates_are_of_the_whole_body_and_learn_from_answers(tmp_path: Path) -> None:
     with Stand(tmp_path) as stand:
         short, long = stand.plan(), stand.plan(messages=[{"role": "user", "content": "x" * 4000}])
-        assert long.ask.prompt_tokens - short.ask.prompt_tokens == pytest.approx(1000, abs=5)
+        assert long.prompt_tokens - short.prompt_tokens == pytest.approx(1000, abs=5)
         assert 0 < short.prefill_work < short.work
         for _ in range(2000):
             short.pool.learn(1000, 500, 30)
         again = stand.plan(messages=[{"role": "user", "content": "x" * 4000}])
-        assert again.ask.prompt_tokens == pytest.approx(2 * long.ask.prompt_tokens, rel=0.01)
-        assert again.ask.output_tokens == pytest.approx(30, abs=1)
+        assert again.prompt_tokens == pytest.approx(2 * long.prompt_tokens, rel=0.01)
+        assert again.output_tokens == pytest.approx(30, abs=1)
 
 
 @pytest.mark.parametrize("text", ["hi", "你好世界" * 100, "\U0001f600" * 50])
@@ -224,21 +224,45 @@ def test_small_and_foreign_text_counts_for_something(tmp_path: Path, text: str) 
         assert plan.work > plan.prefill_work > 0
 
 
+READS = {"routing": {"strategy": "consistent_hash"}}
+
+
 def test_the_session_is_the_header_or_the_user(tmp_path: Path) -> None:
-    with Stand(tmp_path) as stand:
-        assert stand.plan().ask.session == b""
-        assert stand.plan(user="jo").ask.session == b"jo"
-        assert stand.plan(user="jo", headers=header(session="s-1")).ask.session == b"s-1"
+    with Stand(tmp_path, **READS) as stand:
+        assert stand.plan().session == b""
+        assert stand.plan(user="jo").session == b"jo"
+        assert stand.plan(user="jo", headers=header(session="s-1")).session == b"s-1"
 
 
 def test_what_a_strategy_may_know(tmp_path: Path) -> None:
-    with Stand(tmp_path, tenants=tenant()) as stand:
+    with Stand(tmp_path, tenants=tenant(), **READS) as stand:
         plan = stand.plan(tenant="acme", stream=True, headers=header(latency_target_ms="250"))
-        ask = plan
-        assert (ask.tenant, ask.stream, ask.latency_target_ms) == ("acme", True, 250)
-        assert ask.prompt[ask.prompt_start : ask.prompt_end] == b'[{"role": "user", "content": "hello"}]'
+        assert (plan.tenant, plan.stream, plan.latency_target_ms) == ("acme", True, 250)
+        assert plan.prompt[plan.prompt_start : plan.prompt_end] == b'[{"role": "user", "content": "hello"}]'
         stand.planner.choose(plan, 1234)
-        assert ask.now_ms == 1234
+        assert plan.now_ms == 1234
+
+
+def test_a_strategy_that_does_not_look_at_the_prompt_is_not_given_it(tmp_path: Path) -> None:
+    with Stand(tmp_path, rules=[{"id": "r", "when": {"tags": ["long"]}, "then": {"strategy": "prefix"}}]) as stand:
+        assert stand.plan(user="jo").prompt == stand.plan(user="jo").session == b""
+        assert stand.plan(user="jo", headers=header(tags="long")).session == b"jo"
+
+
+def test_what_one_request_needs_is_not_asked_of_the_next(tmp_path: Path) -> None:
+    """Most requests need the same, and share it: those that need more must leave nothing behind."""
+    able = provider("able", {"name": "m", "price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}}, region="eu")
+    with Stand(tmp_path, able, provider("plain")) as stand:
+        wishes = [
+            header(region="eu"), {}, header(max_cost_usd="0.5"), {}, header(exclude="plain"), {},
+            header(provider="able"), {}, header(max_cost_usd="0"),
+        ]  # fmt: skip
+        plans = [stand.plan(headers=wish) for wish in wishes]
+        wanted = [{"able"}, {"able", "plain"}] * 4 + [set()]
+        wanted[6] = {"able", "plain"}
+        for _ in range(2):
+            for plan, left in zip(plans, wanted, strict=True):
+                assert {name for name, gate in removed(stand, plan).items() if gate is None} == left
 
 
 # --- capability, window, output, region, cost

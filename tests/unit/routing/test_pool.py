@@ -106,8 +106,8 @@ def test_estimates_begin_at_a_rule_of_thumb_and_follow_what_providers_count(segm
     one = pool(segment)
     assert (one.tokens_per_byte, one.output_tokens) == (FIRST_TOKENS_PER_BYTE, FIRST_OUTPUT_TOKENS)
     one.learn(1000, 500, 100)
-    assert one.tokens_per_byte == pytest.approx(0.25 + 0.02 * 0.25)
-    assert one.output_tokens == pytest.approx(300 - 0.02 * 200)
+    assert one.tokens_per_byte == pytest.approx(0.25 + 0.1 * 0.25)
+    assert one.output_tokens == pytest.approx(300 - 0.1 * 200)
     for _ in range(1000):
         one.learn(1000, 500, 100)
     assert one.tokens_per_byte == pytest.approx(0.5)

@@ -340,19 +340,19 @@ class _Routes:
     def _route(self, listed: str, name: str) -> Route:
         """Return the route of a model listed as `listed` and called `name` ("" where the client's name stays)."""
         wanted = self._by_route.get(listed)
-        pools: dict[DialectName, Pool] = {}
-        for dialect in _ALL:
-            pool = self._pool(listed, dialect, wanted.tiers if wanted else None)
-            if pool is not None:
-                pools[dialect] = pool
-        return Route(
-            name,
-            (wanted.strategy if wanted else None) or self._config.routing.strategy,
-            pools,
-            steps(wanted.fallbacks) if wanted else (),
-            steps(wanted.on_context_window) if wanted else (),
-            steps(wanted.on_content_policy) if wanted else (),
-        )
+        strategy = self._config.routing.strategy
+        if wanted is None:
+            return Route(name, strategy, self._pools(listed, None))
+        pools = self._pools(listed, wanted.tiers)
+        chains = steps(wanted.fallbacks), steps(wanted.on_context_window), steps(wanted.on_content_policy)
+        named = any(step.providers for chain in chains for step in chain)
+        reserves = self._pools(listed, None) if named and wanted.tiers is not None else None
+        return Route(name, wanted.strategy or strategy, pools, *chains, reserves)
+
+    def _pools(self, listed: str, tiers: tuple[tuple[str, ...], ...] | None) -> dict[DialectName, Pool]:
+        """Return the pools of a model by dialect; nothing for one that nobody serves it in."""
+        found = {dialect: self._pool(listed, dialect, tiers) for dialect in _ALL}
+        return {dialect: pool for dialect, pool in found.items() if pool is not None}
 
     def _pool(self, listed: str, dialect: DialectName, tiers: tuple[tuple[str, ...], ...] | None) -> Pool | None:
         """Return the pool of a model in one dialect, None if nobody serves it there."""

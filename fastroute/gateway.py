@@ -305,8 +305,10 @@ class Gateway:
             attempt = self._admit(ctx, plan, snapshot)
             if attempt is not None:
                 return attempt
-            if plan.refusal is None:
-                plan.refusal = snapshot.planner.refuse(plan, self._now() // 1_000_000)
+            snapshot.planner.refuse(plan, self._now() // 1_000_000)
+            if plan.route.on_context_window and not plan.diverted and snapshot.planner.too_long(plan):
+                plan.diverted = True
+                snapshot.planner.divert(plan, plan.route.on_context_window)
             if not snapshot.planner.advance(plan, ctx):
                 return None
 
@@ -637,8 +639,10 @@ class Gateway:
         ]
         if plan.terms.decision.header_value:
             headers.append((b"x-fastroute-rule", plan.terms.decision.header_value))
-        if ctx.retry_after_ms >= 0 and exchange.status >= 400:
-            return with_retry_after(headers, ctx.retry_after_ms)
+        if ctx.retry_after_ms >= 0 and (exchange.status in (408, 429) or exchange.status >= 500):
+            # Somebody who was not asked may be back before those who were.
+            wait_ms = ctx.retry_after_ms if plan.wait_ms < 0 else min(ctx.retry_after_ms, plan.wait_ms)
+            return with_retry_after(headers, wait_ms)
         return headers
 
     # --- ends

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from fastroute._core._candidates_gates import REQUEST, RULE, TENANT
+from fastroute._core._candidates_gates import CONTEXT, REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
 from fastroute.interfaces import NO_WISHES, Ask, Asked, Step
 from fastroute.routing.pool import Chooser, Pool
-from fastroute.routing.refusals import refusal
+from fastroute.routing.refusals import refusal, whole_seconds
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
 from fastroute.routing.table import Route, RouteTable, unknown_model
 from fastroute.routing.tenants import TenantPolicy
@@ -66,8 +66,9 @@ class Plan(Ask):
     """Where one request may go, and has been; also what strategies may know of it.
 
     `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the
-    route it began with; `past`: what was tried in pools that the chain has left, for when it comes back. `attempt`: the
-    one under way, the corridor's. `refusal`: why the first pool had nobody. `killed`: endpoints that this request
+    route it began with; `past`: rows that were tried in pools that the chain has left, by model. `attempt`: the one
+    under way, the corridor's. `refusal`: why the first pool had nobody. `wait_ms`: until the first of those who
+    rest may be back, -1 for none. `diverted`: to a chain for length or content. `killed`: endpoints that this request
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
     """
 
@@ -88,6 +89,7 @@ class Plan(Ask):
         "step",
         "terms",
         "tried",
+        "wait_ms",
         "work",
     )
 
@@ -95,7 +97,7 @@ class Plan(Ask):
         self.asked = self.route = route
         self.pool = pool
         self.chooser = chooser
-        self.past: dict[tuple[Pool, str], list[int]] | None = None
+        self.past: dict[str, set[int]] | None = None
         self.now_ms = 0
         self.latency_target_ms = 0
         self.session = b""
@@ -111,6 +113,7 @@ class Plan(Ask):
         self.step = 0
         self.attempt: Any = None
         self.refusal: GatewayError | None = None
+        self.wait_ms = -1
         self.diverted = False
         self.killed = 0
         self.revisited = -1
@@ -221,6 +224,10 @@ class Planner:
         plan.chain = chain
         plan.step = 0
 
+    def too_long(self, plan: Plan) -> bool:
+        """Whether it is the request's length that leaves nobody. To be called when `gate` has just returned 0."""
+        return plan.pool.candidates.emptied_by == CONTEXT
+
     def _enter(self, plan: Plan, step: Step, ctx: Context) -> bool:
         """Point the plan at one step; False if there is nothing to be found there."""
         route = plan.asked
@@ -231,13 +238,15 @@ class Planner:
             if plan.terms.policy is not None and not plan.terms.policy.may_use(step.model):
                 return False
             route = found
-        pool = route.pools[ctx.operation.dialect]
+        pools = route.reserves if step.providers else route.pools
+        pool = pools[ctx.operation.dialect]
         # A pool of a glob serves many models: the same endpoints, but another request.
         model = route.name or step.model or ctx.model
         if pool is not plan.pool or model != plan.model:
             past = plan.past = plan.past or {}
-            past[plan.pool, plan.model] = plan.tried
-            plan.tried = past.get((pool, model), [])
+            past.setdefault(plan.model, set()).update(plan.pool.info.rows[at] for at in plan.tried)
+            rows = past.get(model, ())
+            plan.tried = [at for at, row in enumerate(pool.info.rows) if row in rows] if rows else []
             plan.pool = pool
             plan.model = model
         plan.route = route
@@ -335,9 +344,20 @@ class Planner:
         return ceiling or expected
 
     def refuse(self, plan: Plan, now_ms: int) -> GatewayError:
-        """Return why nobody is left in the plan's pool. To be called when `gate` has just returned 0."""
+        """Return why nobody is left for the plan, noting what its present pool has to say of it.
+
+        The first pool's reason is told; what is to be waited for is the soonest of all pools. To be called when `gate`
+        has just returned 0.
+        """
         candidates = plan.pool.candidates
-        return refusal(candidates.emptied_by, candidates.retry_at_ms - now_ms)
+        wait_ms = candidates.retry_at_ms - now_ms
+        if candidates.retry_at_ms:
+            plan.wait_ms = wait_ms if plan.wait_ms < 0 else max(0, min(plan.wait_ms, wait_ms))
+        if plan.refusal is None:
+            plan.refusal = refusal(candidates.emptied_by, wait_ms)
+        elif plan.refusal.retry_after_s is not None and plan.wait_ms >= 0:
+            plan.refusal.retry_after_s = min(plan.refusal.retry_after_s, whole_seconds(plan.wait_ms))
+        return plan.refusal
 
 
 def _max_tokens(ctx: Context, asked: Asked) -> int:

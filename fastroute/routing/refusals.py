@@ -77,7 +77,7 @@ def refusal(gate: int, wait_ms: int) -> GatewayError:
             429,
             "rate_limit_exceeded",
             "every provider of this model is rate limited for now",
-            retry_after_s=_seconds(wait_ms),
+            retry_after_s=whole_seconds(wait_ms),
             fault="upstream",
             retry_safe=True,
         )
@@ -89,12 +89,12 @@ def refusal(gate: int, wait_ms: int) -> GatewayError:
         503,
         "no_healthy_provider",
         _UNAVAILABLE.get(gate, "no provider is available for this model"),
-        retry_after_s=_seconds(wait_ms) if gate == BREAKER else 1,
+        retry_after_s=whole_seconds(wait_ms) if gate == BREAKER else 1,
         fault="gateway",
         retry_safe=True,
     )
 
 
-def _seconds(wait_ms: int) -> int:
+def whole_seconds(wait_ms: int) -> int:
     """Return whole seconds to wait, at least one."""
     return max(1, -(-wait_ms // 1000))

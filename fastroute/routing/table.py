@@ -21,10 +21,20 @@ class Route:
     """What a model name stands for: a pool of endpoints for each dialect it can be asked in, and where to go after.
 
     name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
-    strategy: the one in force unless a rule or the tenant has another.
+    strategy: the one in force unless a rule or the tenant has another. reserves: where a chain finds the providers that
+    it names, whether they are in a tier or not; the pools themselves if those have everybody.
     """
 
-    __slots__ = ("fallbacks", "model_header", "name", "on_content_policy", "on_context_window", "pools", "strategy")
+    __slots__ = (
+        "fallbacks",
+        "model_header",
+        "name",
+        "on_content_policy",
+        "on_context_window",
+        "pools",
+        "reserves",
+        "strategy",
+    )
 
     def __init__(
         self,
@@ -34,11 +44,13 @@ class Route:
         fallbacks: tuple[Step, ...] = (),
         on_context_window: tuple[Step, ...] = (),
         on_content_policy: tuple[Step, ...] = (),
+        reserves: dict[DialectName, Pool] | None = None,
     ) -> None:
         self.name = name
         self.model_header = (b"x-fastroute-model", name.encode()) if name else None
         self.strategy = strategy
         self.pools = pools
+        self.reserves = pools if reserves is None else reserves
         self.fallbacks = fallbacks
         self.on_context_window = on_context_window
         self.on_content_policy = on_content_policy
@@ -61,9 +73,13 @@ class RouteTable:
 
     @property
     def pools(self) -> dict[tuple[str, DialectName], Pool]:
-        """Return every pool once, by the route's name (or glob) and dialect."""
+        """Return every pool once, by the route's name (or glob) and dialect; reserves by a name that no model has."""
         routes = {route.name: route for route in self._routes} | dict(self._globs)
-        return {(name, dialect): pool for name, route in routes.items() for dialect, pool in route.pools.items()}
+        pools = {(name, dialect): pool for name, route in routes.items() for dialect, pool in route.pools.items()}
+        for name, route in routes.items():
+            if route.reserves is not route.pools:
+                pools |= {(f"{name} reserve", dialect): pool for dialect, pool in route.reserves.items()}
+        return pools
 
     def resolve(self, body: bytes, start: int, end: int, dialect: DialectName) -> tuple[str, Route]:
         """Return (public name, route) of the model named by body[start:end]. Raises GatewayError 404."""

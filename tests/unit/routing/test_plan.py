@@ -224,6 +224,9 @@ def test_small_and_foreign_text_counts_for_something(tmp_path: Path, text: str) 
         assert plan.work > plan.prefill_work > 0
 
 
+READS = {"routing": {"strategy": "consistent_hash"}}
+
+
 def test_the_session_is_the_header_or_the_user(tmp_path: Path) -> None:
     with Stand(tmp_path, routing={"strategy": "consistent_hash"}) as stand:
         assert stand.plan().session == b""
@@ -237,7 +240,29 @@ def test_what_a_strategy_may_know(tmp_path: Path) -> None:
         assert (ask.tenant, ask.stream, ask.latency_target_ms) == ("acme", True, 250)
         assert ask.prompt[ask.prompt_start : ask.prompt_end] == b'[{"role": "user", "content": "hello"}]'
         stand.planner.choose(plan, 1234)
-        assert ask.now_ms == 1234
+        assert plan.now_ms == 1234
+
+
+def test_a_strategy_that_does_not_look_at_the_prompt_is_not_given_it(tmp_path: Path) -> None:
+    with Stand(tmp_path, rules=[{"id": "r", "when": {"tags": ["long"]}, "then": {"strategy": "prefix"}}]) as stand:
+        assert stand.plan(user="jo").prompt == stand.plan(user="jo").session == b""
+        assert stand.plan(user="jo", headers=header(tags="long")).session == b"jo"
+
+
+def test_what_one_request_needs_is_not_asked_of_the_next(tmp_path: Path) -> None:
+    """Most requests need the same, and share it: those that need more must leave nothing behind."""
+    able = provider("able", {"name": "m", "price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}}, region="eu")
+    with Stand(tmp_path, able, provider("plain")) as stand:
+        wishes = [
+            header(region="eu"), {}, header(max_cost_usd="0.5"), {}, header(exclude="plain"), {},
+            header(provider="able"), {}, header(max_cost_usd="0"),
+        ]  # fmt: skip
+        plans = [stand.plan(headers=wish) for wish in wishes]
+        wanted = [{"able"}, {"able", "plain"}] * 4 + [set()]
+        wanted[6] = {"able", "plain"}
+        for _ in range(2):
+            for plan, left in zip(plans, wanted, strict=True):
+                assert {name for name, gate in removed(stand, plan).items() if gate is None} == left
 
 
 def test_prompt_and_session_are_left_out_for_who_does_not_look_at_them(tmp_path: Path) -> None:

@@ -210,11 +210,6 @@ def test_prefix_keeps_prompts_together(fleet: Fleet, tmp_path: Path) -> None:
         assert len({name for home in homes.values() for name in home}) >= 3
 
 
-def only(strategy: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(strategy not in BUILT_IN, reason=f"{strategy} is not registered")
-
-
-@only("time_window")
 def test_time_window_takes_the_least_recently_used(fleet: Fleet, tmp_path: Path) -> None:
     """The time of the last use is shared: one request at a time goes round, whichever worker takes it."""
     with running(fleet, tmp_path, "time_window") as gateway:
@@ -223,7 +218,6 @@ def test_time_window_takes_the_least_recently_used(fleet: Fleet, tmp_path: Path)
         assert set(order[at : at + 4]) == set(NAMES), order
 
 
-@only("cost_optimized")
 def test_cost_optimized_takes_the_cheap_until_it_fails(fleet: Fleet, tmp_path: Path) -> None:
     prices = {"a": 1.0, "b": 10.0, "c": 10.0}
     providers = [
@@ -241,11 +235,10 @@ def test_cost_optimized_takes_the_cheap_until_it_fails(fleet: Fleet, tmp_path: P
         assert {reply.status for reply in load.send(300)} == {200}
         later = fleet.counts(since)
         assert later["a"] < 100
-        assert min(later["b"], later["c"]) > 50
+        assert later["b"] + later["c"] == 300
         assert later["d"] == 0
 
 
-@only("adaptive")
 def test_adaptive_learns_who_is_slow(fleet: Fleet, tmp_path: Path) -> None:
     fleet.plays["d"] = [Pause(0.3), *GOOD]
     with running(fleet, tmp_path, "adaptive") as gateway:
@@ -255,4 +248,3 @@ def test_adaptive_learns_who_is_slow(fleet: Fleet, tmp_path: Path) -> None:
         assert {reply.status for reply in load.send(800)} == {200}
         later = fleet.counts(since)
         assert later["d"] < 100
-        assert len([name for name in "abc" if later[name]]) >= 1

@@ -55,7 +55,7 @@ def test_providers_come_and_go(tmp_path: Path, upstream: MockUpstream) -> None:
     one, two = provider("one", upstream.url), provider("two", upstream.url)
     with Gateway(config(one), tmp_path) as gateway:
         assert served_by(gateway) == {"one"}
-        put_in_force(gateway, config(one, two))
+        put_in_force(gateway, config(one, two, routing={"strategy": "round_robin"}))
         assert served_by(gateway, 60) == {"one", "two"}
         put_in_force(gateway, config(two))
         assert served_by(gateway) == {"two"}

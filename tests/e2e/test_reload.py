@@ -85,7 +85,7 @@ def test_counters_of_what_stays_live_on(tmp_path: Path, upstream: MockUpstream) 
         gateway.wait_idle()
         before = segment.totals(REQUESTS)
         assert sum(before) == 40
-        put_in_force(gateway, config(two, three))
+        put_in_force(gateway, config(two, three, routing={"strategy": "round_robin"}))
         served_by(gateway, 40)
         gateway.wait_idle()
         after = segment.totals(REQUESTS)

@@ -55,7 +55,7 @@ def test_providers_come_and_go(tmp_path: Path, upstream: MockUpstream) -> None:
     one, two = provider("one", upstream.url), provider("two", upstream.url)
     with Gateway(config(one), tmp_path) as gateway:
         assert served_by(gateway) == {"one"}
-        put_in_force(gateway, config(one, two))
+        put_in_force(gateway, config(one, two, routing={"strategy": "round_robin"}))
         assert served_by(gateway, 60) == {"one", "two"}
         put_in_force(gateway, config(two))
         assert served_by(gateway) == {"two"}
@@ -85,7 +85,7 @@ def test_counters_of_what_stays_live_on(tmp_path: Path, upstream: MockUpstream) 
         gateway.wait_idle()
         before = segment.totals(REQUESTS)
         assert sum(before) == 40
-        put_in_force(gateway, config(two, three))
+        put_in_force(gateway, config(two, three, routing={"strategy": "round_robin"}))
         served_by(gateway, 40)
         gateway.wait_idle()
         after = segment.totals(REQUESTS)

@@ -213,8 +213,8 @@ def test_backoff(tmp_path: Path) -> None:
 
 def test_no_more_regions_than_a_word_has_bits(tmp_path: Path) -> None:
     def document(count: int) -> str:
-        lines = [f"- {{id: p{i}, type: echo, region: r{i}}}" for i in range(count)]
-        return "\n".join(["providers:", *lines, "- {id: q, type: echo, region: r0}"])
+        lines = [f"- {{id: p{i}, type: echo, models: [m], region: r{i}}}" for i in range(count)]
+        return "\n".join(["providers:", *lines, "- {id: q, type: echo, models: [m], region: r0}"])
 
     assert faults(tmp_path, document(62)) == []
     assert faults(tmp_path, document(63)) == ["c.yaml:64: providers[62].region: is a region too many: there may be 62"]

@@ -346,18 +346,19 @@ def test_all_tiers_count_for_a_panic(half: Half, segment: Any) -> None:
 
 def test_the_earliest_time_one_of_them_is_back(half: Half, segment: Any) -> None:
     pool = pool_of(half, segment, [1] * 4)
-    set_breaker(segment, 0, OPEN, NOW + 900)
-    set_breaker(segment, 1, HALF_OPEN, NOW + 700, probes=1)
-    segment.set_cell(2, cells.COOLDOWN_UNTIL_MS, NOW + 800)
+    set_breaker(segment, 0, OPEN, NOW + 2_000)
+    # Its probes are given up for lost in a minute; they will be back sooner than that.
+    set_breaker(segment, 1, HALF_OPEN, NOW + 60_000, probes=1)
+    segment.set_cell(2, cells.COOLDOWN_UNTIL_MS, NOW + 1_500)
     need = need_of(half, now_ms=NOW, tried=[3])
     assert pool.gate(need) == 0
-    assert pool.retry_at_ms == NOW + 700
+    assert pool.retry_at_ms == NOW + 1_000
     segment.set_cell(2, cells.COOLDOWN_UNTIL_MS, NOW + 600)
     pool.gate(need)
     assert pool.retry_at_ms == NOW + 600
     # Who could not serve the request in any case is not waited for.
     assert pool.gate(need_of(half, now_ms=NOW, tried=[1, 2, 3])) == 0
-    assert pool.retry_at_ms == NOW + 900
+    assert pool.retry_at_ms == NOW + 2_000
 
 
 def test_there_is_none_where_nobody_is_waited_for(half: Half, segment: Any) -> None:

@@ -82,7 +82,10 @@ def _tags(field: str, value: str) -> frozenset[str]:
 
 
 def _features(field: str, value: str) -> dict[str, bool]:
-    return dict(_feature(item) for item in _names(field, value))
+    features = dict(_feature(item) for item in _names(field, value))
+    if "" in features:
+        raise _malformed(field, "must name every feature")
+    return features
 
 
 def _priority(field: str, value: str) -> str:

@@ -172,3 +172,10 @@ def test_the_trace_goes_on_with_the_request_as_the_parent(span: int) -> None:
     assert name == b"traceparent"
     assert value == b"00-%b-%016x-01" % (TRACE, span)
     assert read_traceparent(value) == (TRACE, b"01")
+
+
+@pytest.mark.parametrize("value", ["=", "==", "a,=true", "=false"])
+def test_a_feature_has_a_name(value: str) -> None:
+    with pytest.raises(GatewayError) as caught:
+        read_wishes({b"x-fastroute-features": value.encode()})
+    assert (caught.value.status, caught.value.param) == (400, "x-fastroute-features")

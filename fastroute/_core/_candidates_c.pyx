@@ -32,6 +32,7 @@ cdef enum:
     OPEN = 1
     HALF_OPEN = 2
     # A request is tried at no more endpoints than this.
+    PROBE_WAIT_MS = 1000
     MAX_TRIED = 64
 
 cdef double SLOW_START_FLOOR = 0.1
@@ -199,7 +200,7 @@ cdef class Candidates:
                         at_ms = fr_load(self.segment.c_cell(self.c_places[i].row, COOLDOWN_UNTIL_MS))
                     else:
                         word = <uint64_t>fr_load(self.segment.c_cell(self.c_places[i].row, BREAKER_CELL))
-                        at_ms = <int64_t>(word >> 24)
+                        at_ms = <int64_t>(word >> 24) if word & 3 != HALF_OPEN else need.now_ms + PROBE_WAIT_MS
                     if not self.retry_at_ms or at_ms < self.retry_at_ms:
                         self.retry_at_ms = at_ms
                 continue

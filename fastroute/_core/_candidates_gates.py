@@ -44,6 +44,10 @@ REGIONS: Final = 64
 SLOW_START_FLOOR: Final = 0.1
 
 
+#: While others probe an endpoint, this is when it may be asked for again: its probes' deadline says when they are lost.
+PROBE_WAIT_MS: Final = 1_000
+
+
 def same_length(rows: Sequence[int], *others: Sequence[object]) -> int:
     """Return the number of endpoints, or raise ValueError if the sequences do not agree on it."""
     if len(rows) > MAX_ENDPOINTS:

@@ -12,6 +12,7 @@ from fastroute._core._candidates_gates import (
     DRAINED,
     OUTPUT,
     PASSED,
+    PROBE_WAIT_MS,
     REGION,
     REQUEST,
     SLOW_START_FLOOR,
@@ -183,7 +184,7 @@ class Candidates:
             self._removed[fate] += 1
             if fate != PASSED:
                 if fate >= BREAKER:
-                    self._note_return(position, fate)
+                    self._note_return(position, fate, need.now_ms)
                 continue
             passed += 1
             order = need.order[self._providers[position]] if need.order is not None else 1
@@ -239,11 +240,12 @@ class Candidates:
             return state == _HALF_OPEN and word >> 2 & 0xFF < self._half_open_max_calls
         return True
 
-    def _note_return(self, position: int, fate: int) -> None:
+    def _note_return(self, position: int, fate: int, now_ms: int) -> None:
         row = self.rows[position]
         if fate == COOLDOWN:
             at_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
         else:
-            at_ms = self.segment.cell(row, BREAKER_CELL) % (1 << 64) >> 24
+            word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
+            at_ms = now_ms + PROBE_WAIT_MS if word & 3 == _HALF_OPEN else word >> 24
         if not self.retry_at_ms or at_ms < self.retry_at_ms:
             self.retry_at_ms = at_ms

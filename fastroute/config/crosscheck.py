@@ -23,6 +23,8 @@ _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})\Z")
 _URL_UNUSABLE: Final = re.compile(r"[^\x21-\x7e]|[\\<>\"{}|^`]")
 _CREDENTIAL: Final = re.compile(r"[\x21-\x7e]{1,8192}\Z")
 _PATH_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+#: Bit 0 stands for no region, bit 63 for one that no provider is in.
+MAX_REGIONS: Final = 62
 #: First path segments that mean something else.
 _TAKEN_SEGMENTS: Final = frozenset({"v1", "v1beta", "lb", "livez", "readyz", ".", ".."})
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost.", "ip6-localhost"})
@@ -33,6 +35,7 @@ def check(config: Config, faults: Faults) -> None:
     _check_server(config.server, faults)
     _check_auth(config.auth, faults)
     _check_providers(config, faults)
+    _check_regions(config, faults)
     backoff = config.routing.retry.backoff
     if isinstance(backoff.base_ms, int) and isinstance(backoff.max_ms, int) and backoff.max_ms < backoff.base_ms:
         faults.add(("routing", "retry", "backoff", "max_ms"), "must not be less than base_ms")
@@ -54,6 +57,17 @@ def present(values: Iterable[Any], path: Path) -> Iterator[tuple[Path, Any]]:
     for at, value in enumerate(values):
         if not isinstance(value, Broken):
             yield (*path, at), value
+
+
+def _check_regions(config: Config, faults: Faults) -> None:
+    """Report the first provider whose region is one too many: a request's are kept in one 64-bit word."""
+    regions: set[str] = set()
+    for path, provider in present(config.providers, ("providers",)):
+        if isinstance(provider.region, str) and provider.region:
+            regions.add(provider.region)
+            if len(regions) > MAX_REGIONS:
+                faults.add((*path, "region"), f"is a region too many: there may be {MAX_REGIONS}")
+                return
 
 
 def _check_server(server: Server, faults: Faults) -> None:

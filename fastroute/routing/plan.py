@@ -34,6 +34,8 @@ _IMAGE: Final = re.compile(
 )
 _GEMINI_MAX_TOKENS: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
 _ORDER_LIMIT: Final = 255
+#: Combined orders that are kept, because few differ from request to request.
+_MAX_ORDERS: Final = 4096
 #: The bit of a region that no provider is in.
 NOWHERE: Final = 63
 
@@ -144,6 +146,8 @@ class Planner:
         self._panic_percent = panic_percent
         self._read_asked = read_asked
         self._filled = NO_TERMS
+        self._has_tenants = bool(tenants)
+        self._orders: dict[tuple[bytes | None, ...], tuple[bytes | None, bytes | None]] = {}
         self._need = Need()
         self._need.panic_min = panic_min
         self._need.slow_start_ms = slow_start_ms
@@ -151,7 +155,7 @@ class Planner:
     def plan(self, ctx: Context, route: Route) -> Plan:
         """Return the plan of a request. Raises GatewayError for what tenant, rules or the caller's wishes forbid."""
         pool: Pool = route.pools[ctx.operation.dialect]
-        policy = self.tenants.get(ctx.principal.tenant) if self.tenants else None
+        policy = self.tenants.get(ctx.principal.tenant) if self._has_tenants else None
         if policy is not None and not policy.may_use(ctx.called):
             raise unknown_model(ctx.called.encode())
         ctx.prompt_tokens = int(ctx.request_bytes * pool.tokens_per_byte) + 1
@@ -268,9 +272,10 @@ class Planner:
         facts.called = ctx.called
         facts.tenant = ctx.principal.tenant
         facts.key_id = ctx.principal.key_id
-        facts.region = wishes.regions[0] if wishes.regions else ""
-        facts.priority = wishes.priority or "normal"
-        facts.tags = wishes.tags | {name for name, on in wishes.features.items() if on}
+        if wishes is not NO_WISHES:
+            facts.region = wishes.regions[0] if wishes.regions else ""
+            facts.priority = wishes.priority or "normal"
+            facts.tags = wishes.tags | {name for name, on in wishes.features.items() if on}
         facts.stream = ctx.stream
         facts.prompt_tokens = ctx.prompt_tokens
         facts.headers = ctx.headers
@@ -300,7 +305,15 @@ class Planner:
         ruled = terms.decision.providers
         if wished is None and tenant is None and ruled is None:
             return None, None
-        return _combine(((wished, None, REQUEST), (tenant, None, TENANT), (ruled, None, RULE)))
+        key = (wished, tenant, ruled)
+        found = self._orders.get(key)
+        if found is None:
+            found = _combine(((wished, None, REQUEST), (tenant, None, TENANT), (ruled, None, RULE)))
+            if len(self._orders) >= _MAX_ORDERS:
+                # Callers can wish for ever more of them.
+                self._orders.clear()
+            self._orders[key] = found
+        return found
 
     def _wished(self, ctx: Context) -> bytes:
         wishes = ctx.wishes

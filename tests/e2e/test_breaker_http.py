@@ -218,7 +218,8 @@ FAILURES: dict[str, Play] = {
 def test_a_failing_endpoint_has_less_than_a_hundredth_after_two_seconds(
     failure: str, strategy: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    timeouts = {"first_byte_ms": 300}
+    # Well above what a busy machine takes to answer: a sound endpoint that were late would be a failing one, too.
+    timeouts = {"first_byte_ms": 1000} if failure == "no answer in time" else {}
     budget = {"min_per_s": 1000}
     with running(fleet, tmp_path, "abcd", strategy=strategy, timeouts=timeouts, retry={"budget": budget}) as gateway:
         load = Load(gateway)

@@ -1,5 +1,6 @@
 """Why a request would go where it goes: every candidate, the gate that removes it or its load, and the choice."""
 
+from statistics import median
 from typing import Any, Final
 
 from fastroute._core._attempts_rules import FORGOTTEN_MS
@@ -35,11 +36,20 @@ def health_state(ok: int, failed: int, breaker: int) -> str:
     return "degraded" if breaker or (failed and score < DEGRADED_BELOW) else "healthy"
 
 
+def latency_share(cost_ms: float, reference_ms: float) -> float:
+    """Return what latency is worth in a score, above 0 to 1: the pool's median over the endpoint's own."""
+    if cost_ms < FORGOTTEN_MS or reference_ms < FORGOTTEN_MS:
+        return 1.0
+    return min(1.0, reference_ms / cost_ms)
+
+
 def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Document:
     """Return, for a plan that has not been tried yet, what `choose` sees and what it would choose."""
     pool: Pool = plan.pool
     position = planner.peek(plan, now_ms)
     refusal = planner.refuse(plan, now_ms) if position < 0 else None
+    known = [cost for row in pool.info.rows if (cost := attempts.cost(row, now_ms)) >= FORGOTTEN_MS]
+    reference_ms = median(known) if known else 0.0
     return {
         "model": plan.model,
         "strategy": plan.chooser.name,
@@ -49,7 +59,8 @@ def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Do
         "choice": pool.endpoints[position].id if position >= 0 else None,
         "refusal": refusal_document(refusal) if refusal is not None else None,
         "candidates": [
-            _candidate(planner, plan, attempts, at, now_ms, at == position) for at in range(len(pool.endpoints))
+            _candidate(planner, plan, attempts, at, now_ms, reference_ms) | {"chosen": at == position}
+            for at in range(len(pool.endpoints))
         ],
         "fallbacks": [
             {"providers": list(step.providers) or None, "strategy": step.strategy, "model": step.model}
@@ -68,7 +79,7 @@ def refusal_document(error: GatewayError) -> Document:
     }
 
 
-def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms: int, chosen: bool) -> Document:
+def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms: int, reference_ms: float) -> Document:
     pool: Pool = plan.pool
     endpoint = pool.endpoints[at]
     need = planner.need(plan, now_ms)
@@ -80,21 +91,21 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "upstream_model": endpoint.upstream_name(plan.model),
         "weight": endpoint.weight,
         "removed_by": GATE_NAMES[gate] if gate != PASSED else None,
-        "chosen": chosen,
+        "chosen": False,
         "load": load,
         "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), plan.prompt_tokens),
         "estimated_cost_nano_usd": _cost(pool, at, plan.prompt_tokens, plan.output_tokens),
-        **endpoint_state(attempts, endpoint.index, now_ms),
+        **endpoint_state(attempts, endpoint.index, now_ms, reference_ms),
     }
 
 
-def endpoint_state(attempts: Attempts, row: int, now_ms: int) -> Document:
-    """Return the health of the endpoint in one row of the segment."""
+def endpoint_state(attempts: Attempts, row: int, now_ms: int, reference_ms: float) -> Document:
+    """Return the health of the endpoint in one row of the segment. reference_ms: the median cost of its pool."""
     state, _, probes, open_until_ms = attempts.state(row, now_ms)
     ok, failed = attempts.health(row, now_ms)
     return {
         "health": health_state(ok, failed, state),
-        "health_score": round(health_score(ok, failed), 4),
+        "health_score": round(health_score(ok, failed) * latency_share(attempts.cost(row, now_ms), reference_ms), 4),
         "window": {"ok": ok, "failed": failed},
         "breaker": {
             "state": STATES[state],

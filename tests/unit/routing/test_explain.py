@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastroute.errors import GatewayError
-from fastroute.routing.explain import Document, health_score, health_state
+from fastroute.routing.explain import Document, health_score, health_state, latency_share
 from tests.unit.routing.stand import SECRET, Stand, provider
 
 
@@ -210,3 +210,11 @@ def test_no_document_holds_a_secret(tmp_path: Path) -> None:
             stand.explain(headers={**headers, "x-fastroute-exclude": "a,b"}),
         ]
         assert SECRET not in json.dumps(documents)
+
+
+@pytest.mark.parametrize(
+    ("cost", "reference", "expected"),
+    [(0.0, 100.0, 1.0), (100.0, 0.0, 1.0), (50.0, 100.0, 1.0), (100.0, 100.0, 1.0), (400.0, 100.0, 0.25)],
+)
+def test_latency_lowers_a_score_below_the_median_only(cost: float, reference: float, expected: float) -> None:
+    assert latency_share(cost, reference) == pytest.approx(expected)

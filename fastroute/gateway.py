@@ -5,45 +5,42 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
-from fastroute._core.attempts import Attempts
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
+from fastroute.attempt import Attempt, Held, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
-from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.heads import Fields
-from fastroute.downstream.operations import Operation, find_operation, guess_dialect
+from fastroute.downstream.operations import find_operation, guess_dialect
 from fastroute.downstream.pace import BURST_NS, Pace
 from fastroute.downstream.reply import JSON_TYPE, error_reply, with_retry_after
-from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
+from fastroute.downstream.request import RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
-from fastroute.failover.classify import Classifier, Outcome
-from fastroute.failover.hedge import Hedger
+from fastroute.failover.classify import Outcome
 from fastroute.interfaces import NO_WISHES, DialectName, Exchange, Record, Result
-from fastroute.load.inflight import Permit
 from fastroute.observe.access import AccessLog
+from fastroute.race import Race
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.pool import LEARN_EVERY, Pool
 from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import QUERY_DROP, REQUEST_DROP, without_connection_fields
-from fastroute.upstream.survey import NO_SURVEY, Survey, survey
+from fastroute.upstream.headers import REQUEST_DROP, without_connection_fields
+from fastroute.upstream.survey import survey
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -64,73 +61,6 @@ PROMPT_TOKENS_PER_UNIT: Final = 4000.0
 OUTPUT_TOKENS_PER_UNIT: Final = 25.0
 
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
-
-
-class Held(NamedTuple):
-    """A provider's error answer, kept in case no other attempt does better. The connection it came on is not."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
-    outcome: Outcome
-    endpoint: Endpoint
-    survey: Survey
-
-
-class Attempt(Permit):
-    """One request to one endpoint, in flight until it is released.
-
-    outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
-    with its head. strip: the usage event is ours, not the client's.
-    """
-
-    __slots__ = (
-        "endpoint",
-        "exchange",
-        "failure",
-        "first",
-        "first_byte_ns",
-        "held",
-        "outcome",
-        "position",
-        "sent_ns",
-        "strip",
-        "survey",
-    )
-
-    def __init__(
-        self,
-        attempts: Attempts,
-        worker: int,
-        ticket: int,
-        work: int,
-        endpoint: Endpoint,
-        position: int,
-        sent_ns: int,
-    ) -> None:
-        # What Permit.__init__ does, without a call of its own: there is one of these for every attempt.
-        self._attempts = attempts
-        self._worker = worker
-        self._row = endpoint.index
-        self._ticket = ticket
-        self._work = work
-        self._held = True
-        self.endpoint = endpoint
-        self.position = position
-        self.sent_ns = sent_ns
-        self.exchange: Exchange | None = None
-        self.outcome = classify.CANCELLED
-        self.failure: UpstreamError | None = None
-        self.held: Held | None = None
-        self.first = b""
-        self.first_byte_ns = -1
-        self.strip = False
-        self.survey: Survey = NO_SURVEY
-
-    def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
-        """Note a failure of the transport, before or after the answer had begun."""
-        self.failure = failure
-        self.outcome = classifier.transport(failure.kind, failure.sent)
 
 
 class Gateway:
@@ -249,7 +179,7 @@ class Gateway:
                 answered = await self._try(downstream, ctx, plan, snapshot)
             finally:
                 attempt = plan.attempt
-                self._record(ctx, plan, attempt)
+                self.record(ctx, plan, attempt)
                 if attempt.exchange is not None:
                     attempt.exchange.close()
             if answered:
@@ -272,9 +202,9 @@ class Gateway:
     async def _try(self, downstream: AsgiDownstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Make the plan's attempt; return whether the client has been answered. Its outcome is in the attempt."""
         attempt = plan.attempt
-        request = _encode(ctx, attempt, plan.model)
+        request = encode(ctx, attempt, plan.model)
         if snapshot.hedger is None:
-            await self._send(request, attempt, ctx, snapshot)
+            await self.send(request, attempt, ctx, snapshot)
         else:
             await Race(self, ctx, plan, snapshot).run(request)
             attempt = plan.attempt
@@ -303,7 +233,7 @@ class Gateway:
     def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Admit the request to an endpoint; None when nobody along the plan is left."""
         while True:
-            attempt = self._admit(ctx, plan, snapshot)
+            attempt = self.admit(ctx, plan, snapshot)
             if attempt is not None:
                 return attempt
             snapshot.planner.refuse(plan, self._now() // 1_000_000)
@@ -313,7 +243,7 @@ class Gateway:
             if not snapshot.planner.advance(plan, ctx):
                 return None
 
-    def _admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+    def admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
         attempts = snapshot.attempts
         while True:
@@ -375,7 +305,7 @@ class Gateway:
         plan.tried.clear()
         return True
 
-    def _record(self, ctx: Context, plan: Plan, attempt: Attempt) -> None:
+    def record(self, ctx: Context, plan: Plan, attempt: Attempt) -> None:
         """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
         outcome = attempt.outcome
         ctx.outcome = outcome.name
@@ -411,7 +341,7 @@ class Gateway:
         scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT + output_tokens / OUTPUT_TOKENS_PER_UNIT
         return (attempt.first_byte_ns - attempt.sent_ns) / 1e6 / scale
 
-    async def _send(self, request: UpstreamRequest, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> None:
+    async def send(self, request: UpstreamRequest, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> None:
         """Send an attempt and wait until its answer has begun, or it has failed; the attempt knows which.
 
         The first bytes of the body are awaited too: until they are here another endpoint can still be tried.
@@ -426,11 +356,11 @@ class Gateway:
                 first = exchange.read()
             attempt.survey = survey(exchange.headers, first)
         except UpstreamError as error:
-            _close(exchange)
+            close_exchange(exchange)
             attempt.fail(error, snapshot.classifier)
             return
         except asyncio.CancelledError:
-            _close(exchange)
+            close_exchange(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):
                 raise
             reason = ctx.resume()
@@ -693,7 +623,7 @@ class Gateway:
             ctx.cost_nano_usd = -1 if cost is None else cost
         self._journal.append(self._row(ctx, endpoint, ctx.record_id, cost))
 
-    def _bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
+    def bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
         """Write the record of an attempt that lost a race: its provider has read the prompt, and bills it."""
         usage = estimate_usage(ctx.request_bytes, 0, 0, None)
         cost = cost_nano_usd(endpoint.card, usage)
@@ -730,105 +660,6 @@ class Gateway:
             ctx.request_bytes,
             ctx.response_bytes,
         )
-
-
-class Race:
-    """An attempt that another one may overtake while its answer has not begun.
-
-    The deadlines of the attempts under way are one: the watch interrupts the request, and with it all of them.
-    """
-
-    __slots__ = ("_ctx", "_gateway", "_plan", "_running", "_snapshot")
-
-    def __init__(self, gateway: Gateway, ctx: Context, plan: Plan, snapshot: Snapshot) -> None:
-        self._gateway = gateway
-        self._ctx = ctx
-        self._plan = plan
-        self._snapshot = snapshot
-        self._running: dict[asyncio.Task[None], Attempt] = {}
-
-    async def run(self, request: UpstreamRequest) -> None:
-        """Send the plan's attempt, and a second one if it takes long; the plan's attempt is then the one to go on with.
-
-        Whatever else was sent has been recorded and closed when this returns or raises.
-        """
-        hedger = self._snapshot.hedger
-        assert hedger is not None  # by the caller
-        delay_ms = hedger.delay_ms(self._plan.pool.model, self._ctx.prompt_tokens)
-        first = self._start(request, self._plan.attempt)
-        best: Attempt | None = None
-        try:
-            done, _ = await asyncio.wait({first}, timeout=delay_ms / 1000 if math.isfinite(delay_ms) else None)
-            if not done:
-                self._second(hedger)
-            while self._running:
-                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    attempt = self._running.pop(task)
-                    task.result()
-                    best = self._better(best, attempt)
-                if best is not None and best.exchange is not None and best.exchange.status < 400:
-                    return
-        except asyncio.CancelledError:
-            self._time_out()
-        finally:
-            if best is not None:
-                self._plan.attempt = best
-            self._ctx.endpoint = self._plan.attempt.endpoint
-            self._stop()
-
-    def _start(self, request: UpstreamRequest, attempt: Attempt) -> asyncio.Task[None]:
-        gateway = self._gateway
-        task = gateway.loop.create_task(gateway._send(request, attempt, self._ctx, self._snapshot))
-        self._running[task] = attempt
-        return task
-
-    def _second(self, hedger: Hedger) -> None:
-        """Start a second attempt, if there is somebody for it and the caps allow it."""
-        ctx, plan, snapshot = self._ctx, self._plan, self._snapshot
-        if ctx.attempts >= snapshot.max_attempts:
-            return
-        now_ms = self._gateway.now() // 1_000_000
-        loser = cost_nano_usd(plan.attempt.endpoint.card, estimate_usage(ctx.request_bytes, 0, 0, None))
-        if snapshot.planner.gate(plan, now_ms) == 0 or not hedger.allow(-1 if loser is None else loser, now_ms):
-            return
-        attempt = self._gateway._admit(ctx, plan, snapshot)
-        if attempt is not None:
-            self._start(_encode(ctx, attempt, plan.model), attempt)
-
-    def _better(self, best: Attempt | None, other: Attempt) -> Attempt:
-        """Return which of two attempts that have ended to go on with; the other one is recorded and closed."""
-        if best is None:
-            return other
-        begun = other.exchange is not None and (best.exchange is None or other.exchange.status < best.exchange.status)
-        winner, loser = (other, best) if begun else (best, other)
-        self._lose(loser)
-        return winner
-
-    def _time_out(self) -> None:
-        """Deal with an interruption: of the deadlines of an attempt here, of any other by raising it again."""
-        ctx = self._ctx
-        if ctx.interrupted not in (CONNECT, FIRST_BYTE):
-            raise asyncio.CancelledError
-        reason = ctx.resume()
-        for attempt in (self._plan.attempt, *self._running.values()):
-            failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
-            attempt.fail(failure, self._snapshot.classifier)
-
-    def _stop(self) -> None:
-        """End what is still under way, but for the plan's attempt."""
-        for task, attempt in list(self._running.items()):
-            # It closes what it has opened when it runs next.
-            task.cancel()
-            if attempt is not self._plan.attempt:
-                self._gateway._bill_loser(self._ctx, attempt.endpoint)
-                self._lose(attempt)
-        self._running.clear()
-
-    def _lose(self, attempt: Attempt) -> None:
-        gateway = self._gateway
-        gateway._record(self._ctx, self._plan, attempt)
-        _close(attempt.exchange)
 
 
 _INTERRUPTIONS: Final = {
@@ -919,51 +750,6 @@ def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     if not ctx.principal.may_use(model):
         raise unknown_model(named[start:end])
     return route
-
-
-def _encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
-    """Return an attempt's request; note in the attempt whether the usage it asks for is to be taken out again."""
-    endpoint = attempt.endpoint
-    operation: Operation = ctx.operation
-    name = endpoint.upstream_name(model)
-    body = ctx.body
-    target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
-    if not operation.model_in_path:
-        edits: list[Edit] = []
-        if name != ctx.called:
-            edits.append(model_edit(ctx.scan[MODEL + 1], ctx.scan[MODEL + 2], name.encode()))
-        if ctx.stream and operation.include_usage and endpoint.include_usage:
-            scan = ctx.scan
-            edit = usage_edit(
-                body, scan[STREAM_OPTIONS], scan[STREAM_OPTIONS + 1], scan[STREAM_OPTIONS + 2], scan[OPEN]
-            )
-            if edit is not None:
-                edits.append(edit)
-                attempt.strip = True
-        if edits:
-            body = splice(body, edits)
-    extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
-    return UpstreamRequest(
-        target,
-        endpoint.head_start(operation, target),
-        ctx.head_lines,
-        extra,
-        body,
-        endpoint.connect_ns,
-        endpoint.first_byte_ns,
-    )
-
-
-def _upstream_query(query: bytes) -> bytes:
-    """Return the query less the client's credential and whatever would choose the destination."""
-    if b"key=" not in query and b"base" not in query and b"host" not in query:
-        return query
-    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
-
-
-def _close(exchange: Exchange | None) -> None:
-    if exchange is not None:
-        exchange.close()
 
 
 def _is_held(ctx: Context, exchange: Exchange) -> bool:

@@ -184,7 +184,7 @@ def test_slow_start_after_closing(fleet: Fleet, tmp_path: Path) -> None:
         gateway.wait_idle()
         since = len(fleet.arrivals)
         assert {reply.status for reply in load.send(1000)} == {200}
-        # A tenth of a against all of b: one in eleven, where it was one in two, and less while its health is remembered.
+        # A tenth of a against all of b: one in eleven, where it was one in two; less while its failures are remembered.
         # Five standard deviations are 46.
         assert 0 < fleet.counts(since)["a"] <= 91 + 46
 

@@ -11,7 +11,21 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # The same names as fastroute._core._switch.COMPILED_MODULES; tests/unit/test_build.py holds them together.
-CORE_MODULES = ("counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+CORE_MODULES = (
+    "affinity",
+    "attempts",
+    "bandit",
+    "candidates",
+    "cheapest",
+    "counters",
+    "h1",
+    "jsonscan",
+    "modeltable",
+    "quantile",
+    "selection",
+    "sse",
+    "time_window",
+)
 
 
 def flag(name: str) -> bool:
@@ -36,7 +50,8 @@ def extensions() -> list[Extension]:
             f"fastroute._core._{name}_c",
             [str(core / f"_{name}_c.pyx")],
             depends=[str(path) for path in sorted([*core.glob("*.h"), *core.glob("*.pxd")])],
-            extra_compile_args=["-O3", "-std=gnu11"],
+            # No fused multiply-add: the halves are to compute the same to the last bit.
+            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off"],
             optional=not require,
         )
         for name in CORE_MODULES

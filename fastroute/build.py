@@ -2,28 +2,41 @@
 
 import asyncio
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
+from fastroute._core.attempts import Attempts, Policy
+from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
 from fastroute.auth.keys import KeyTable, digest, model_pattern
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
 from fastroute.config.patterns import is_pattern, matches
-from fastroute.config.schema import Auth, Config, Model, Price, Provider, ProviderKey
+from fastroute.config.schema import Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
 from fastroute.downstream.heads import HeadReader
+from fastroute.downstream.request import read_asked
+from fastroute.failover.backoff import Backoff
+from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
-from fastroute.interfaces import DialectName, Header, Principal, Strategy
-from fastroute.routing.table import Route, RouteTable, Tier
-from fastroute.snapshot import Snapshot
+from fastroute.failover.hedge import Hedger
+from fastroute.failover.retry_budget import RetryBudget
+from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
+from fastroute.routing.pool import Pool
+from fastroute.routing.rules import compile_rules
+from fastroute.routing.table import Route, RouteTable
+from fastroute.routing.tenants import compile_tenants
+from fastroute.rows import Identity
+from fastroute.snapshot import Snapshot, TransportKey
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
-from fastroute.upstream.pool import Origin, Pool
+from fastroute.upstream.pool import Origin
+from fastroute.upstream.pool import Pool as ConnectionPool
 from fastroute.upstream.tls import client_context
 from fastroute.upstream.transport import FastTransport, Transport
 from fastroute.upstream.transport_echo import EchoTransport
@@ -32,9 +45,6 @@ DIALECTS: Final[dict[DialectName, ModuleType]] = {"openai": openai, "anthropic":
 
 #: The echo provider speaks all dialects.
 _ALL: Final[tuple[DialectName, ...]] = ("openai", "anthropic", "gemini")
-
-#: Used when a strategy of the configuration is not in this version; `serve` has said so.
-_DEFAULT_STRATEGY: Final = "p2c"
 
 
 class Surroundings(NamedTuple):
@@ -57,7 +67,7 @@ class Spec(NamedTuple):
 
 
 def endpoint_specs(config: Config) -> list[Spec]:
-    """Return every endpoint of the configuration, in its order; their number is that of the segment's rows."""
+    """Return every endpoint of the configuration, in its order."""
     return [
         Spec(provider, key, model, dialect)
         for provider in config.providers
@@ -67,11 +77,40 @@ def endpoint_specs(config: Config) -> list[Spec]:
     ]
 
 
-def build_snapshot(config: Config, around: Surroundings, generation: int = 1) -> Snapshot:
-    """Return the runtime bundle of a checked configuration."""
-    transports = {provider.id: transport for provider, transport in _transports(config, around)}
+def identities(config: Config) -> list[Identity]:
+    """Return what tells the endpoints of a configuration apart, in the order of `endpoint_specs`."""
+    return [
+        (spec.provider.id, spec.key.id if spec.key is not None else "", spec.model.name, spec.dialect)
+        for spec in endpoint_specs(config)
+    ]
+
+
+def build_snapshot(
+    config: Config,
+    around: Surroundings,
+    generation: int = 1,
+    *,
+    rows: Sequence[int] | None = None,
+    previous: Snapshot | None = None,
+) -> Snapshot:
+    """Return the runtime bundle of a checked configuration.
+
+    rows: of its endpoints in the segment; None for the order of the configuration. previous: the snapshot that this
+    one is to replace; connections, and what has been learnt and counted, are carried over.
+    """
     specs = endpoint_specs(config)
-    endpoints = tuple(_endpoint(index, spec, transports[spec.provider.id], config) for index, spec in enumerate(specs))
+    if rows is None:
+        rows = range(len(specs))
+    transports = _transports(config, around, previous)
+    endpoints = tuple(
+        _endpoint(row, spec, transports[_transport_key(spec.provider)], config)
+        for row, spec in zip(rows, specs, strict=True)
+    )
+    routes = _Routes(config, specs, endpoints, around).table()
+    planner = _planner(config, routes)
+    if previous is not None:
+        _adopt(planner, previous.planner)
+    retry = config.routing.retry
     return Snapshot(
         generation=generation,
         heads=HeadReader(
@@ -81,14 +120,53 @@ def build_snapshot(config: Config, around: Surroundings, generation: int = 1) ->
             config.server.limits.max_headers,
             config.server.limits.max_header_bytes,
         ),
-        routes=_Routes(config, specs, endpoints, around).table(),
+        routes=routes,
+        planner=planner,
+        attempts=build_attempts(config, around.segment),
         endpoints=endpoints,
-        cards=tuple(_card(spec.model.price) for spec in specs),
-        transports=tuple(transports.values()),
+        transports=transports,
         dialects=DIALECTS,
-        classifier=Classifier(frozenset(config.routing.retry.on_status)),
-        max_attempts=config.routing.retry.max_attempts,
+        classifier=Classifier(frozenset(retry.on_status), retry.max_retry_after_ms),
+        retry_budget=_retry_budget(config, previous),
+        backoff=Backoff(retry.backoff),
+        hedger=_hedger(config, previous),
+        max_attempts=retry.max_attempts,
+        max_replicas=retry.max_replicas,
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
+    )
+
+
+def build_attempts(config: Config, segment: Segment) -> Attempts:
+    """Return the admission to endpoints, by the breaker of the configuration."""
+    breaker = config.routing.breaker
+    policy = Policy(
+        failure_threshold=breaker.failure_threshold,
+        success_threshold=breaker.success_threshold,
+        timeout_ms=breaker.timeout_ms,
+        half_open_max_calls=breaker.half_open_max_calls,
+        failure_rate=breaker.failure_rate,
+        min_requests=breaker.min_requests,
+        window_ms=breaker.window_ms,
+        max_timeout_ms=max(breaker.timeout_ms, breaker.max_timeout_ms),
+        slow_start_ms=breaker.slow_start_ms,
+        decay_ms=config.routing.options.ewma_decay_ms,
+    )
+    return Attempts(segment, policy)
+
+
+def _planner(config: Config, routes: RouteTable) -> Planner:
+    providers = provider_numbers(config)
+    breaker = config.routing.breaker
+    return Planner(
+        routes,
+        compile_rules(config, routes.names),
+        compile_tenants(config, providers),
+        providers,
+        region_numbers(config),
+        panic_percent=breaker.panic_percent,
+        panic_min=breaker.panic_min_endpoints,
+        slow_start_ms=breaker.slow_start_ms,
+        read_asked=read_asked,
     )
 
 
@@ -101,28 +179,81 @@ def build_keys(auth: Auth) -> KeyTable:
     return KeyTable(principals)
 
 
-def _transports(config: Config, around: Surroundings) -> Iterable[tuple[Provider, Transport]]:
-    """Yield one transport for each provider. All connections of the loop share one read buffer."""
-    buffer = bytearray(READ_BUFFER_BYTES)
-    tls = client_context(around.env)
-    for provider in config.providers:
+def _adopt(planner: Planner, previous: Planner) -> None:
+    """Take over what the planner that is replaced has learnt and counted."""
+    planner.rules.adopt(previous.rules)
+    before = previous.routes.pools
+    for name, pool in planner.routes.pools.items():
+        if name in before:
+            pool.adopt(before[name])
+
+
+def _retry_budget(config: Config, previous: Snapshot | None) -> RetryBudget:
+    """Return this worker's share of what all workers may retry; one of the same size goes on as it stands."""
+    budget = config.routing.retry.budget
+    fresh = RetryBudget(budget.percent, budget.min_per_s / config.server.workers, budget.ttl_ms)
+    return previous.retry_budget if previous is not None and previous.retry_budget.like(fresh) else fresh
+
+
+def _hedger(config: Config, previous: Snapshot | None) -> Hedger | None:
+    """Return this worker's share of the hedging; what one of the same parameters has learnt and spent is kept."""
+    hedge = config.routing.retry.hedge
+    if not hedge.enabled:
+        return None
+    if previous is not None and previous.hedger is not None and previous.hedger.config == hedge:
+        return previous.hedger
+    return Hedger(hedge, config.server.workers)
+
+
+def _transport_key(provider: Provider) -> TransportKey:
+    """Return what a provider's connections depend on: one whose key is unchanged keeps them over a reload."""
+    url = urlsplit(provider.base_url)
+    echo = provider.type == "echo"
+    return (
+        provider.id,
+        "echo" if echo else provider.transport,
+        url.scheme,
+        url.netloc,
+        provider.http2,
+        provider.max_connections,
+    )
+
+
+def _transports(config: Config, around: Surroundings, previous: Snapshot | None) -> dict[TransportKey, Transport]:
+    """Return one transport for each provider."""
+    old = previous.transports if previous is not None else {}
+    make = _TransportMaker(around)
+    keys = {_transport_key(provider): provider for provider in config.providers}
+    return {key: old[key] if key in old else make(provider) for key, provider in keys.items()}
+
+
+class _TransportMaker:
+    """Makes transports, which share one read buffer and one TLS context."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._buffer = bytearray(READ_BUFFER_BYTES)
+        self._tls = client_context(around.env)
+
+    def __call__(self, provider: Provider) -> Transport:
+        around = self._around
         if provider.type == "echo":
-            yield provider, EchoTransport(around.clock.wall_ns)
-            continue
+            return EchoTransport(around.clock.wall_ns)
         url = urlsplit(provider.base_url)
-        context = tls if url.scheme == "https" else None
         if provider.transport == "httpx":
             # Imported only where it is chosen: it costs every worker several megabytes.
             module = importlib.import_module("fastroute.upstream.transport_httpx")
-            base = f"{url.scheme}://{url.netloc}"
-            yield (
-                provider,
-                module.HttpxTransport(base, tls, http2=provider.http2, max_connections=provider.max_connections),
+            transport: Transport = module.HttpxTransport(
+                f"{url.scheme}://{url.netloc}",
+                self._tls,
+                http2=provider.http2,
+                max_connections=provider.max_connections,
             )
-            continue
+            return transport
+        context = self._tls if url.scheme == "https" else None
         origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
-        pool = Pool(around.loop, origin, buffer, around.clock.monotonic_ns, provider.max_connections)
-        yield provider, FastTransport(pool, around.clock.monotonic_ns)
+        pool = ConnectionPool(around.loop, origin, self._buffer, around.clock.monotonic_ns, provider.max_connections)
+        return FastTransport(pool, around.clock.monotonic_ns)
 
 
 def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> Endpoint:
@@ -149,6 +280,7 @@ def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> E
         include_usage=bool(provider.include_usage),
         timeouts=provider.timeouts or config.routing.timeouts,
         transport=transport,
+        card=_card(model.price),
     )
 
 
@@ -176,9 +308,11 @@ class _Routes:
     ) -> None:
         self._config = config
         self._specs = specs
+        self._endpoints = endpoints
         self._around = around
-        self._weights = [endpoint.weight for endpoint in endpoints]
         self._by_route = {route.model: route for route in config.routes}
+        self._providers = provider_numbers(config)
+        self._regions = region_numbers(config)
 
     def table(self) -> RouteTable:
         names = list(dict.fromkeys(spec.model.name for spec in self._specs))
@@ -206,40 +340,103 @@ class _Routes:
     def _route(self, listed: str, name: str) -> Route:
         """Return the route of a model listed as `listed` and called `name` ("" where the client's name stays)."""
         wanted = self._by_route.get(listed)
-        strategy_name = (wanted.strategy if wanted else None) or self._config.routing.strategy
-        tiers: dict[DialectName, tuple[Tier, ...]] = {}
-        for dialect in _ALL:
-            groups = self._groups(listed, dialect, wanted.tiers if wanted else None)
-            if groups:
-                tiers[dialect] = tuple(Tier(group, self._strategy(strategy_name)) for group in groups)
-        return Route(name, self._strategy(strategy_name).name, tiers)
+        strategy = self._config.routing.strategy
+        if wanted is None:
+            return Route(name, strategy, self._pools(listed, None))
+        pools = self._pools(listed, wanted.tiers)
+        chains = steps(wanted.fallbacks), steps(wanted.on_context_window), steps(wanted.on_content_policy)
+        named = any(step.providers for chain in chains for step in chain)
+        reserves = self._pools(listed, None) if named and wanted.tiers is not None else None
+        return Route(name, wanted.strategy or strategy, pools, *chains, reserves)
 
-    def _groups(
-        self, listed: str, dialect: DialectName, tiers: tuple[tuple[str, ...], ...] | None
-    ) -> list[tuple[int, ...]]:
-        """Return endpoint positions per tier; endpoints of weight 0 are draining and get nothing."""
-        serving = [
-            (position, spec.provider.id)
-            for position, spec in enumerate(self._specs)
-            if spec.dialect == dialect and self._serves(spec.model.name, listed)
+    def _pools(self, listed: str, tiers: tuple[tuple[str, ...], ...] | None) -> dict[DialectName, Pool]:
+        """Return the pools of a model by dialect; nothing for one that nobody serves it in."""
+        found = {dialect: self._pool(listed, dialect, tiers) for dialect in _ALL}
+        return {dialect: pool for dialect, pool in found.items() if pool is not None}
+
+    def _pool(self, listed: str, dialect: DialectName, tiers: tuple[tuple[str, ...], ...] | None) -> Pool | None:
+        """Return the pool of a model in one dialect, None if nobody serves it there."""
+        ranks = {provider: rank for rank, tier in enumerate(tiers) for provider in tier} if tiers is not None else None
+        places = [
+            at
+            for at, spec in enumerate(self._specs)
+            if spec.dialect == dialect
+            and self._serves(spec.model.name, listed)
+            and (ranks is None or spec.provider.id in ranks)
         ]
-        if not serving:
-            return []
-        wanted = tiers if tiers is not None else (tuple({provider for _, provider in serving}),)
-        groups = [
-            tuple(position for position, provider in serving if provider in tier and self._weights[position])
-            for tier in wanted
-        ]
-        return [group for group in groups if group] or [()]
+        if not places:
+            return None
+        specs = [self._specs[at] for at in places]
+        endpoints = tuple(self._endpoints[at] for at in places)
+        candidates = Candidates(
+            self._around.segment,
+            [endpoint.index for endpoint in endpoints],
+            [float(endpoint.weight) for endpoint in endpoints],
+            ranks=[ranks[spec.provider.id] if ranks is not None else 0 for spec in specs],
+            providers=[self._providers[spec.provider.id] for spec in specs],
+            regions=[self._regions.get(spec.provider.region, 0) for spec in specs],
+            capabilities=[_capabilities(spec.model) for spec in specs],
+            context_windows=[spec.model.context_window or 0 for spec in specs],
+            max_outputs=[spec.model.max_output_tokens or 0 for spec in specs],
+            input_prices=[_price(endpoint.card, "input") for endpoint in endpoints],
+            output_prices=[_price(endpoint.card, "output") for endpoint in endpoints],
+            half_open_max_calls=self._config.routing.breaker.half_open_max_calls,
+        )
+        info = PoolInfo(
+            self._around.segment,
+            tuple(endpoint.index for endpoint in endpoints),
+            tuple(float(endpoint.weight) for endpoint in endpoints),
+            tuple(endpoint.id for endpoint in endpoints),
+            tuple(_prices(endpoint.card) for endpoint in endpoints),
+            self._around.random_bits,
+            self._config.routing.options,
+            self._config.routing.breaker.window_ms,
+        )
+        models = [spec.model for spec in specs]
+        return Pool(
+            listed,
+            dialect,
+            endpoints,
+            candidates,
+            info,
+            _make_strategy,
+            limited=any(m.context_window or m.max_output_tokens or m.capabilities != Capabilities() for m in models),
+            blind=any(not m.capabilities.vision for m in models),
+        )
 
     def _serves(self, model: str, listed: str) -> bool:
         if model == listed:
             return True
         return listed in self._by_route and is_pattern(model) and matches(model, listed)
 
-    def _strategy(self, name: str) -> Strategy:
-        try:
-            factory = find_strategy(name)
-        except KeyError:
-            factory = find_strategy(_DEFAULT_STRATEGY)
-        return factory(self._weights, self._around.segment, self._around.random_bits)
+
+def provider_numbers(config: Config) -> dict[str, int]:
+    """Return the place of each provider in the orders that rules and tenants are compiled to."""
+    return {provider.id: number for number, provider in enumerate(config.providers)}
+
+
+def region_numbers(config: Config) -> dict[str, int]:
+    """Return a bit for each region that a provider is in; bit 0 is no region."""
+    regions = dict.fromkeys(provider.region for provider in config.providers if provider.region)
+    return {region: number for number, region in enumerate(regions, 1)}
+
+
+def _capabilities(model: Model) -> int:
+    can = model.capabilities
+    return can.stream * CAPABILITY_STREAM | can.tools * CAPABILITY_TOOLS | can.vision * CAPABILITY_VISION
+
+
+def _price(card: PriceCard | None, part: str) -> int:
+    """Return a price in pico-USD per token, -1 if it is unknown."""
+    price = getattr(card, part) if card is not None else None
+    return -1 if price is None else int(price)
+
+
+def _prices(card: PriceCard | None) -> tuple[int, int, int] | None:
+    if card is None or card.output is None:
+        return None
+    return card.input, card.cache_read, card.output
+
+
+def _make_strategy(name: str, info: PoolInfo) -> Strategy:
+    return find_strategy(name)(info)

@@ -1,21 +1,33 @@
 """The `fastroute` command."""
 
 import argparse
+import asyncio
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from fastroute import __version__
 from fastroute._core._switch import USE_EXTENSIONS, missing_modules
+from fastroute._core.counters import Segment
+from fastroute.admin.explain import Question, answer
 from fastroute.billing.ledger import LedgerError
 from fastroute.billing.report import format_json, format_table, usage_rows
+from fastroute.build import Surroundings, build_snapshot, endpoint_specs
+from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
 from fastroute.config.load import check_text, load_file, refuse_open, with_overrides
 from fastroute.config.patterns import is_pattern
 from fastroute.config.schema import Config
 from fastroute.control.plane import LEDGER_FILE
-from fastroute.errors import ConfigError
+from fastroute.errors import ConfigError, GatewayError
 from fastroute.serve import ServeError, Supervisor, configure_logging
 
 EXIT_FAULT = 2
@@ -56,6 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--json", action="store_true")
     usage.add_argument("--by", choices=("model", "key", "tenant", "provider", "day"), default="model")
     usage.set_defaults(run=_usage)
+
+    explain = commands.add_parser("explain", help="who would serve a request, and why")
+    explain.add_argument("-c", "--config", metavar="FILE")
+    explain.add_argument("--model", required=True)
+    explain.add_argument("--dialect", choices=("openai", "anthropic", "gemini"), default="openai")
+    explain.add_argument("--key", default="", metavar="ID", help="as the virtual key of this id")
+    explain.add_argument("--tenant", default="")
+    explain.add_argument("--stream", action="store_true")
+    explain.add_argument("--max-tokens", type=int, default=0)
+    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
+    explain.add_argument("--body", metavar="FILE", help="the request as JSON")
+    explain.add_argument("--json", action="store_true")
+    explain.set_defaults(run=_explain)
     return parser
 
 
@@ -72,14 +97,19 @@ def _load(path: str | None) -> Config:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    config = _load_for_serving(args)
+    configure_logging()
+    for line in not_in_force(config):
+        print(f"warning: {line}", file=sys.stderr)
+    return Supervisor(config, _announce, (lambda: _load_for_serving(args)) if args.config else None).run()
+
+
+def _load_for_serving(args: argparse.Namespace) -> Config:
     config = with_overrides(_load(args.config), host=args.host, port=args.port, workers=args.workers)
     refusal = refuse_open(config)
     if refusal is not None:
         raise ConfigError([f"{args.config or 'environment'}: {refusal}"])
-    configure_logging()
-    for line in not_in_force(config):
-        print(f"warning: {line}", file=sys.stderr)
-    return Supervisor(config, _announce).run()
+    return config
 
 
 def _announce(config: Config, port: int, admin_port: int) -> None:
@@ -138,3 +168,55 @@ def _usage(args: argparse.Namespace) -> int:
     else:
         print(format_table(rows))
     return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    """Explain by the configuration alone: nothing has happened to its endpoints yet. The admin API knows what has."""
+    config = _load(args.config)
+    document = asyncio.run(_explained(config, _question(args)))
+    if args.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print(_explained_text(document))
+    return 0
+
+
+def _question(args: argparse.Namespace) -> Question:
+    headers = {}
+    for line in args.header:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise ConfigError([f"--header {line!r}: must be NAME:VALUE"])
+        headers[name.strip()] = value.strip()
+    try:
+        body = json.loads(Path(args.body).read_bytes()) if args.body else None
+        fields = {name: getattr(args, name) for name in ("model", "dialect", "key", "tenant", "stream", "max_tokens")}
+        return msgspec.convert({**fields, "headers": headers, "body": body}, Question)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"explain: {error}"]) from None
+
+
+async def _explained(config: Config, question: Question) -> dict[str, Any]:
+    rng = system_rng()
+    with tempfile.TemporaryDirectory() as folder:
+        segment = Segment.create(os.path.join(folder, "segment"), 1, max(1, len(endpoint_specs(config))))
+        loop = asyncio.get_running_loop()
+        around = Surroundings(loop, segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
+        try:
+            return answer(question, config, build_snapshot(config, around), SYSTEM_CLOCK)
+        except GatewayError as error:
+            raise ConfigError([f"explain: {error.message}"]) from None
+
+
+def _explained_text(document: dict[str, Any]) -> str:
+    lines = [f"model {document['model']}"]
+    if document.get("strategy"):
+        lines.append(f"strategy {document['strategy']}, rules {', '.join(document['rules']) or 'none'}")
+    for one in document["candidates"]:
+        mark = "->" if one["chosen"] else "  "
+        why = f"removed by {one['removed_by']}" if one["removed_by"] else f"load {one['load']:.3f}"
+        lines.append(f"{mark} {one['endpoint']}: {why}, {one['health']}, weight {one['weight']}")
+    if document["refusal"]:
+        refusal = document["refusal"]
+        lines.append(f"refused: {refusal['status']} {refusal['code']}: {refusal['message']}")
+    return "\n".join(lines)

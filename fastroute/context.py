@@ -16,6 +16,7 @@ CONNECT: Final = "connect"
 FIRST_BYTE: Final = "first_byte"
 STREAM: Final = "stream"
 SEND: Final = "send"
+WAIT: Final = "wait"
 
 # Why the watch interrupted a request.
 TOTAL: Final = "total"
@@ -30,6 +31,7 @@ class Context:
     compares it instead of reading the clock at every chunk. `limit_ns` is how long it may stand still in `phase`.
     `called` is the model as the client named it, `model` the route it stands for. `admitted`: the request has a route
     and will leave a record; `settled`: it has left it. `first`: bytes of the answer that were read but not passed on.
+    `retry_after_ms`: the least that a provider asked for, -1 if none did.
     """
 
     __slots__ = (
@@ -38,13 +40,13 @@ class Context:
         "attempts",
         "body",
         "called",
+        "cost_nano_usd",
         "deadline_ns",
         "departure",
         "dialect",
         "downstream",
         "endpoint",
         "error",
-        "exclude",
         "first",
         "first_byte_ns",
         "head_lines",
@@ -55,17 +57,19 @@ class Context:
         "model",
         "model_end",
         "model_start",
-        "only_provider",
         "operation",
         "outcome",
         "phase",
+        "plan",
         "principal",
         "progress",
+        "prompt_tokens",
         "query",
         "record_id",
         "request_bytes",
         "request_id",
         "response_bytes",
+        "retry_after_ms",
         "scan",
         "seen_progress",
         "settled",
@@ -78,6 +82,7 @@ class Context:
         "upstream_ns",
         "usage",
         "usage_source",
+        "wishes",
     )
 
     def __init__(
@@ -112,8 +117,11 @@ class Context:
         self.model_start = 0
         self.model_end = 0
         self.stream = False
-        self.only_provider: str | None = None
-        self.exclude: frozenset[str] = frozenset()
+        self.wishes: Any = None
+        self.plan: Any = None
+        self.prompt_tokens = 0
+        self.retry_after_ms = -1
+        self.cost_nano_usd = -1
         self.endpoint: Any = None
         self.attempts = 0
         self.status = 0

@@ -5,36 +5,42 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
-import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
-from fastroute._core.counters import Segment
+import msgspec
+
+from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
+from fastroute.attempt import Attempt, Held, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
-from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context, Header
-from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
 from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
 from fastroute.downstream.heads import Fields
-from fastroute.downstream.operations import Operation, find_operation, guess_dialect
+from fastroute.downstream.operations import find_operation, guess_dialect
 from fastroute.downstream.pace import BURST_NS, Pace
-from fastroute.downstream.reply import JSON_TYPE, error_reply
-from fastroute.downstream.request import MODEL, OPEN, STREAM_OPTIONS, RequestReader
+from fastroute.downstream.reply import JSON_TYPE, error_reply, with_retry_after
+from fastroute.downstream.request import RequestReader
 from fastroute.downstream.watch import Watch
+from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
-from fastroute.interfaces import DialectName, Exchange, Record
-from fastroute.load.inflight import Permit
+from fastroute.interfaces import NO_WISHES, DialectName, Exchange, Record, Result
+from fastroute.observe.access import AccessLog
+from fastroute.race import Race
 from fastroute.routing.listing import model_document
-from fastroute.routing.table import Route, Tier, unknown_model
+from fastroute.routing.plan import Plan
+from fastroute.routing.pool import LEARN_EVERY, Pool
+from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import QUERY_DROP, REQUEST_DROP, without_connection_fields
+from fastroute.upstream.headers import REQUEST_DROP, without_connection_fields
+from fastroute.upstream.survey import survey
 from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
@@ -49,29 +55,12 @@ METER_BYTES: Final = 16 << 20
 MAX_EVENT_BYTES: Final = 1 << 20
 #: Bodies larger than this are parsed in a thread.
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
+#: This many tokens of prompt, or of an answer in one piece, take about as long as a first token without either. Times
+#: are divided by it, so that endpoints are compared and not the requests that they happened to get.
+PROMPT_TOKENS_PER_UNIT: Final = 4000.0
+OUTPUT_TOKENS_PER_UNIT: Final = 25.0
 
-_EVENT_STREAM: Final = b"text/event-stream"
-_EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
-
-
-class Survey(NamedTuple):
-    """What the header fields of an answer say that matters here."""
-
-    events: bool
-    has_request_id: bool
-
-
-class Held(NamedTuple):
-    """A provider's error answer, kept in case no other attempt does better. The connection it came on is not."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
-    outcome: Outcome
-    endpoint: Endpoint
-    survey: Survey
 
 
 class Gateway:
@@ -81,25 +70,27 @@ class Gateway:
         self,
         *,
         snapshot: Snapshot,
+        random_bits: Callable[[], int],
         reader: RequestReader,
-        segment: Segment,
         worker: int,
         journal: JournalWriter,
         watch: Watch,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         id_prefix: str,
+        access: AccessLog | None = None,
     ) -> None:
         self.snapshot = snapshot
+        self._random_bits = random_bits
         self._reader = reader
-        self._segment = segment
         self._worker = worker
         self._journal = journal
         self._watch = watch
-        self._now = clock.monotonic_ns
+        self.now = self._now = clock.monotonic_ns
         self._wall = clock.wall_ns
         self._id_prefix = id_prefix
-        self._loop = loop
+        self.access = access
+        self.loop = loop
         self._pace = Pace(loop)
 
     async def handle(self, downstream: AsgiDownstream) -> None:
@@ -113,7 +104,7 @@ class Gateway:
             f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}",
             self._now(),
             self._wall(),
-            asyncio.current_task(self._loop),
+            asyncio.current_task(self.loop),
         )
         ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
         self._watch.enter(ctx)
@@ -127,6 +118,7 @@ class Gateway:
             head, length = snapshot.heads.read(downstream.headers, downstream.query)
             ctx.principal = head.principal
             ctx.head_lines = head.lines
+            ctx.wishes = NO_WISHES
             if head.ours:
                 _read_our_fields(ctx, head.fields)
             if operation.name == "models":
@@ -148,6 +140,8 @@ class Gateway:
         finally:
             self._watch.leave(ctx)
             self._settle(ctx)
+            if self.access is not None:
+                self.access.note(ctx)
 
     async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
         names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
@@ -164,101 +158,223 @@ class Gateway:
 
     async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route) -> None:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
-        tiers = route.tiers[ctx.operation.dialect]
-        tried: list[int] = []
+        plan = snapshot.planner.plan(ctx, route)
+        ctx.plan = plan
+        if plan.terms.decision.headers:
+            _set_headers(ctx, plan.terms.decision.headers)
+        now_ms = ctx.started_ns // 1_000_000
+        snapshot.retry_budget.deposit(now_ms)
+        if snapshot.hedger is not None:
+            snapshot.hedger.request(now_ms)
         held: Held | None = None
-        failure: UpstreamError | None = None
+        attempt: Attempt | None = None
         while ctx.attempts < snapshot.max_attempts:
-            position = _choose(tiers, tried, ctx, snapshot)
-            if position < 0:
+            chosen = self._choose(ctx, plan, snapshot)
+            if chosen is None:
+                if attempt is not None and await self._revisit(ctx, plan, snapshot, attempt.outcome):
+                    continue
                 break
-            tried.append(position)
-            endpoint = snapshot.endpoints[position]
-            ctx.endpoint = endpoint
-            ctx.attempts += 1
-            permit = Permit(self._segment, self._worker, endpoint.index)
-            exchange: Exchange | None = None
-            outcome = classify.CANCELLED
+            plan.attempt = chosen
             try:
-                request, strip = _encode(ctx, endpoint)
-                exchange, outcome, failure = await self._send(request, endpoint, ctx, snapshot)
-                if exchange is None:
-                    continue
-                if outcome.retryable and self._may_retry(tiers, tried, ctx):
-                    held = await self._hold(exchange, ctx, outcome) or held
-                    continue
-                if _is_held(ctx, exchange):
-                    body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
-                    if failure is not None:
-                        outcome = snapshot.classifier.transport(failure.kind)
-                        continue
-                    if body is not None:
-                        await self._answer(downstream, ctx, exchange, route, body, outcome)
-                        return
-                outcome = await self._relay(downstream, ctx, exchange, route, strip, outcome)
+                answered = await self._try(downstream, ctx, plan, snapshot)
+            finally:
+                attempt = plan.attempt
+                self.record(ctx, plan, attempt)
+                if attempt.exchange is not None:
+                    attempt.exchange.close()
+            if answered:
                 if not downstream.finished:
-                    # Not an event stream: nothing that could be appended would be true. Cutting the connection is.
+                    # Not an event stream: nothing that could be appended would be true. Cutting it off is.
                     raise AnswerCutError
                 return
-            finally:
-                permit.release(outcome.blames)
-                ctx.outcome = outcome.name
-                if exchange is not None:
-                    exchange.close()
+            held = attempt.held or held
+            if not self._goes_on(ctx, plan, snapshot, attempt.outcome):
+                break
         if held is not None:
             ctx.endpoint = held.endpoint
             ctx.survey = held.survey
-            await self._answer(downstream, ctx, held, route, held.body, held.outcome)
-        elif failure is not None:
-            raise _bad_gateway(failure)
+            await self._answer(downstream, ctx, held, held.body, held.outcome)
+        elif attempt is not None and attempt.failure is not None:
+            raise _bad_gateway(attempt.failure)
         else:
-            raise GatewayError(
-                503,
-                "no_healthy_provider",
-                "no provider is available for this model",
-                retry_after_s=1,
-                fault="gateway",
-                retry_safe=True,
-            )
+            raise plan.refusal or _nobody()
 
-    def _may_retry(self, tiers: tuple[Tier, ...], tried: list[int], ctx: Context) -> bool:
-        if ctx.attempts >= ctx.snapshot.max_attempts:
+    async def _try(self, downstream: AsgiDownstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+        """Make the plan's attempt; return whether the client has been answered. Its outcome is in the attempt."""
+        attempt = plan.attempt
+        request = encode(ctx, attempt, plan.model)
+        if snapshot.hedger is None:
+            await self.send(request, attempt, ctx, snapshot)
+        else:
+            await Race(self, ctx, plan, snapshot).run(request)
+            attempt = plan.attempt
+        exchange = attempt.exchange
+        if exchange is None:
             return False
-        return any(_candidates(tier, tried, ctx, ctx.snapshot) for tier in tiers)
+        ctx.survey = attempt.survey
+        ctx.first = attempt.first
+        ctx.first_byte_ns = attempt.first_byte_ns
+        ctx.enter(STREAM, attempt.endpoint.idle_ns)
+        if exchange.status >= 400:
+            if await self._hold(exchange, attempt, ctx, snapshot):
+                return False
+        elif _is_held(ctx, exchange):
+            body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
+            if body is not None:
+                await self._answer(downstream, ctx, exchange, body, attempt.outcome)
+                return True
+            if failure is not None:
+                attempt.fail(failure, snapshot.classifier)
+                return False
+        attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
+        await self._relay(downstream, ctx, exchange, attempt)
+        return True
 
-    async def _send(
-        self, request: UpstreamRequest, endpoint: Endpoint, ctx: Context, snapshot: Snapshot
-    ) -> tuple[Exchange | None, Outcome, UpstreamError | None]:
-        """Send one attempt; return (exchange whose answer has begun, verdict, failure).
+    def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Admit the request to an endpoint; None when nobody along the plan is left."""
+        while True:
+            attempt = self.admit(ctx, plan, snapshot)
+            if attempt is not None:
+                return attempt
+            snapshot.planner.refuse(plan, self._now() // 1_000_000)
+            if plan.route.on_context_window and not plan.diverted and snapshot.planner.too_long(plan):
+                plan.diverted = True
+                snapshot.planner.divert(plan, plan.route.on_context_window)
+            if not snapshot.planner.advance(plan, ctx):
+                return None
+
+    def admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
+        attempts = snapshot.attempts
+        while True:
+            now_ms = self._now() // 1_000_000
+            position = snapshot.planner.choose(plan, now_ms)
+            if position < 0:
+                return None
+            plan.tried.append(position)
+            endpoint: Endpoint = plan.pool.endpoints[position]
+            enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
+            ticket = enter(self._worker, endpoint.index, plan.work, now_ms)
+            if ticket < 0:
+                # Another worker was faster to take the last probe.
+                continue
+            ctx.endpoint = endpoint
+            ctx.attempts += 1
+            ctx.first_byte_ns = -1
+            return Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, now_ms * 1_000_000)
+
+    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+        """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
+        if ctx.attempts >= snapshot.max_attempts:
+            return False
+        return plan.step < len(plan.chain) or snapshot.planner.gate(plan, self._now() // 1_000_000) > 0
+
+    def _goes_on(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
+        """Whether an attempt that ended so may be followed by another; turns the plan to where that may be."""
+        if outcome.kind == "context_window" or outcome.kind == "content_policy":
+            route = plan.route
+            chain = route.on_context_window if outcome.kind == "context_window" else route.on_content_policy
+            if chain and not plan.diverted:
+                plan.diverted = True
+                snapshot.planner.divert(plan, chain)
+                return snapshot.planner.advance(plan, ctx)
+        if not outcome.retryable or ctx.attempts >= snapshot.max_attempts:
+            return False
+        if outcome.killer:
+            plan.killed += 1
+            if plan.killed >= snapshot.max_replicas:
+                return False
+        now_ms = self._now() // 1_000_000
+        return now_ms * 1_000_000 < ctx.deadline_ns and snapshot.retry_budget.withdraw(now_ms)
+
+    async def _revisit(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
+        """Wait until endpoints that have failed may be tried again; False if that makes no sense.
+
+        Only faults of an endpoint are waited out. Who is over a rate limit tells its client when to come back.
+        """
+        if not ctx.attempts or outcome.verdict != FAILED or not outcome.retryable or plan.revisited == ctx.attempts:
+            return False
+        if not outcome.again:
+            return False
+        plan.revisited = ctx.attempts
+        wait_ns = snapshot.backoff.delay_ms(ctx.attempts, self._random_bits()) * 1_000_000
+        if self._now() + wait_ns >= ctx.deadline_ns:
+            return False
+        ctx.enter(WAIT, 0)
+        await asyncio.sleep(wait_ns / 1e9)
+        plan.tried.clear()
+        return True
+
+    def record(self, ctx: Context, plan: Plan, attempt: Attempt) -> None:
+        """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
+        outcome = attempt.outcome
+        ctx.outcome = outcome.name
+        now_ns = self._now()
+        total_ms = (now_ns - attempt.sent_ns) / 1e6
+        output_tokens = ctx.usage.total_output
+        cost_ms = -1.0
+        if outcome.verdict == OK and not attempt.survey.events:
+            cost_ms = self._cost_ms(ctx, attempt, output_tokens)
+        elif outcome.verdict == NEUTRAL and attempt.first_byte_ns < 0:
+            # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
+            cost_ms = total_ms
+        hint_ms = max(0, outcome.hint_ms)
+        attempt.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        pool: Pool = plan.pool
+        if ctx.record_id % LEARN_EVERY == 0 and ctx.usage_source == "provider":
+            pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
+        if plan.chooser.learns or ctx.snapshot.hedger is not None:
+            self._teach(ctx, plan, attempt, total_ms)
+
+    def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:
+        begun = attempt.first_byte_ns >= 0
+        ttft_ms = (attempt.first_byte_ns - attempt.sent_ns) / 1e6 if begun else -1.0
+        if plan.chooser.learns:
+            result = Result(attempt.outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, ctx.usage.total_output)
+            plan.chooser.strategy.observe(attempt.position, plan, result)
+        hedger = ctx.snapshot.hedger
+        if hedger is not None and attempt.outcome.verdict == OK:
+            hedger.observe(plan.pool.model, ctx.prompt_tokens, ttft_ms)
+
+    def _cost_ms(self, ctx: Context, attempt: Attempt, output_tokens: int) -> float:
+        """Return the time to the first byte, less what is due to the lengths of the prompt and of a whole answer."""
+        scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT + output_tokens / OUTPUT_TOKENS_PER_UNIT
+        return (attempt.first_byte_ns - attempt.sent_ns) / 1e6 / scale
+
+    async def send(self, request: UpstreamRequest, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> None:
+        """Send an attempt and wait until its answer has begun, or it has failed; the attempt knows which.
 
         The first bytes of the body are awaited too: until they are here another endpoint can still be tried.
         """
         sent_ns = self._now()
         exchange: Exchange | None = None
         try:
-            exchange = await endpoint.transport.send(request, ctx)
-            ctx.first = exchange.read()
-            while not ctx.first and not exchange.complete:
+            exchange = await attempt.endpoint.transport.send(request, ctx)
+            first = exchange.read()
+            while not first and not exchange.complete:
                 await exchange.wait()
-                ctx.first = exchange.read()
-            ctx.survey = _survey(exchange.headers, ctx.first)
+                first = exchange.read()
+            attempt.survey = survey(exchange.headers, first)
         except UpstreamError as error:
-            _close(exchange)
-            return None, snapshot.classifier.transport(error.kind), error
+            close_exchange(exchange)
+            attempt.fail(error, snapshot.classifier)
+            return
         except asyncio.CancelledError:
-            _close(exchange)
+            close_exchange(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):
                 raise
             reason = ctx.resume()
             what = "connect" if reason == CONNECT else "answer"
             failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
-            return None, classify.TIMEOUT, failure
+            attempt.fail(failure, snapshot.classifier)
+            return
         finally:
             now = self._now()
             ctx.upstream_ns += now - sent_ns
-        ctx.first_byte_ns = now
-        ctx.enter(STREAM, endpoint.idle_ns)
-        return exchange, snapshot.classifier.status(exchange.status), None
+        attempt.exchange = exchange
+        attempt.first = first
+        attempt.first_byte_ns = now
+        attempt.outcome = snapshot.classifier.status(exchange.status)
 
     async def _collect(self, exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
         """Read a whole answer. (None, None): it proved larger than `limit`, what came so far is in `ctx.first`."""
@@ -285,12 +401,26 @@ class Gateway:
             return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
         return b"".join(pieces), None
 
-    async def _hold(self, exchange: Exchange, ctx: Context, outcome: Outcome) -> "Held | None":
-        """Keep an error answer that another attempt may make unnecessary; None if it is too large or breaks off."""
-        body, _ = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+    async def _hold(self, exchange: Exchange, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> bool:
+        """Read an error answer, which another attempt may make unnecessary, and judge it.
+
+        False: it is too large to be held, nobody else is left to be tried, and so it is the answer.
+        """
+        body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+        if failure is not None:
+            attempt.fail(failure, snapshot.classifier)
+            return True
         if body is None:
-            return None
-        return Held(exchange.status, exchange.headers, body, outcome, ctx.endpoint, ctx.survey)
+            if not attempt.outcome.retryable or not self._has_others(ctx, ctx.plan, snapshot):
+                return False
+            attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
+            return True
+        outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
+        if outcome.hint_ms >= 0:
+            ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
+        attempt.outcome = outcome
+        attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
+        return True
 
     # --- answering
 
@@ -299,7 +429,6 @@ class Gateway:
         downstream: AsgiDownstream,
         ctx: Context,
         exchange: Exchange | Held,
-        route: Route,
         body: bytes,
         outcome: Outcome,
     ) -> None:
@@ -308,27 +437,21 @@ class Gateway:
         ctx.response_bytes = len(body)
         if outcome.name == "ok" and ctx.operation.metered:
             await self._meter_json(ctx, body)
-        headers = self._reply_headers(ctx, exchange, route)
+        headers = self._reply_headers(ctx, exchange)
         ctx.outcome = outcome.name
         self._settle(ctx)
         await downstream.respond(exchange.status, headers, body)
 
-    async def _relay(
-        self,
-        downstream: AsgiDownstream,
-        ctx: Context,
-        exchange: Exchange,
-        route: Route,
-        strip: bool,
-        outcome: Outcome,
-    ) -> Outcome:
+    async def _relay(self, downstream: AsgiDownstream, ctx: Context, exchange: Exchange, attempt: Attempt) -> None:
         """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
+        outcome = attempt.outcome
         ctx.status = exchange.status
         events = ctx.survey.events
-        meter = StreamMeter(ctx.dialect.KEEP_ALL, strip and events, MAX_EVENT_BYTES, events)
+        meter = StreamMeter(ctx.dialect.KEEP_ALL, attempt.strip and events, MAX_EVENT_BYTES, events)
         kept: list[bytes] | None = None if events else []
-        await downstream.start(exchange.status, self._reply_headers(ctx, exchange, route))
+        await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
         broken = ""
+        cut = classify.STREAM_BROKEN
         last = b""
         try:
             last = await self._pump(downstream, ctx, exchange, meter, kept)
@@ -338,20 +461,22 @@ class Gateway:
             if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
                 await self._meter_relay(ctx, meter, kept, outcome, whole=False)
                 raise
-            broken = _INTERRUPTIONS[ctx.resume()]
+            reason = ctx.resume()
+            broken = _INTERRUPTIONS[reason]
+            if reason != STREAM:
+                cut = classify.STREAM_ENDED
         mid_event = meter.mid_event
         tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
-            outcome = classify.STREAM_BROKEN
+            outcome = attempt.outcome = cut
         ctx.outcome = outcome.name
         self._settle(ctx)
         if broken and kept is not None:
-            return outcome
+            return
         if broken:
             tail = _error_event(ctx, mid_event, broken)
         await downstream.finish(tail)
-        return outcome
 
     async def _pump(
         self,
@@ -428,20 +553,28 @@ class Gateway:
             ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
             ctx.usage_source = "estimated"
 
-    def _reply_headers(self, ctx: Context, exchange: Exchange | Held, route: Route) -> list[Header]:
+    def _reply_headers(self, ctx: Context, exchange: Exchange | Held) -> list[Header]:
         endpoint: Endpoint = ctx.endpoint
+        plan: Plan = ctx.plan
         # The provider's id is what its support asks for; ours stands beside it.
         own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
-        overhead_us = (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000
-        return [
+        overhead_us = max(0, (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000)
+        headers = [
             *exchange.headers,
             endpoint.reply_header,
-            route.model_header or (b"x-fastroute-model", ctx.model.encode()),
+            plan.route.model_header or (b"x-fastroute-model", plan.model.encode()),
             _ATTEMPTS[ctx.attempts],
-            route.strategy_header,
+            plan.chooser.header,
             (b"x-fastroute-overhead-us", b"%d" % overhead_us),
             (own, ctx.request_id.encode()),
         ]
+        if plan.terms.decision.header_value:
+            headers.append((b"x-fastroute-rule", plan.terms.decision.header_value))
+        if ctx.retry_after_ms >= 0 and (exchange.status in (408, 429) or exchange.status >= 500):
+            # Somebody who was not asked may be back before those who were.
+            wait_ms = ctx.retry_after_ms if plan.wait_ms < 0 else min(ctx.retry_after_ms, plan.wait_ms)
+            return with_retry_after(headers, wait_ms)
+        return headers
 
     # --- ends
 
@@ -486,33 +619,46 @@ class Gateway:
         usage = ctx.usage
         cost: int | None = 0
         if ctx.usage_source != "none":
-            cost = cost_nano_usd(ctx.snapshot.cards[endpoint.index] if endpoint is not None else None, usage)
+            cost = cost_nano_usd(endpoint.card if endpoint is not None else None, usage)
+            ctx.cost_nano_usd = -1 if cost is None else cost
+        self._journal.append(self._row(ctx, endpoint, ctx.record_id, cost))
+
+    def bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
+        """Write the record of an attempt that lost a race: its provider has read the prompt, and bills it."""
+        usage = estimate_usage(ctx.request_bytes, 0, 0, None)
+        cost = cost_nano_usd(endpoint.card, usage)
+        row = self._row(ctx, endpoint, self._journal.next_id(), cost)
         self._journal.append(
-            Record(
-                ctx.record_id,
-                ctx.arrived_wall_ns,
-                ctx.request_id,
-                ctx.principal.key_id,
-                ctx.principal.tenant,
-                ctx.operation.dialect,
-                ctx.operation.name,
-                ctx.model,
-                endpoint.provider if endpoint is not None else "",
-                endpoint.id if endpoint is not None else "",
-                endpoint.upstream_name(ctx.model) if endpoint is not None else "",
-                ctx.stream,
-                ctx.status,
-                ctx.outcome,
-                ctx.attempts,
-                usage,
-                ctx.usage_source,
-                cost is not None,
-                cost or 0,
-                (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
-                (self._now() - ctx.started_ns) // 1000,
-                ctx.request_bytes,
-                ctx.response_bytes,
+            msgspec.structs.replace(
+                row, outcome="hedged", status=0, attempts=0, usage=usage, usage_source="estimated", response_bytes=0
             )
+        )
+
+    def _row(self, ctx: Context, endpoint: Endpoint | None, record_id: int, cost: int | None) -> Record:
+        return Record(
+            record_id,
+            ctx.arrived_wall_ns,
+            ctx.request_id,
+            ctx.principal.key_id,
+            ctx.principal.tenant,
+            ctx.operation.dialect,
+            ctx.operation.name,
+            ctx.model,
+            endpoint.provider if endpoint is not None else "",
+            endpoint.id if endpoint is not None else "",
+            endpoint.upstream_name(ctx.plan.model) if endpoint is not None else "",
+            ctx.stream,
+            ctx.status,
+            ctx.outcome,
+            ctx.attempts,
+            ctx.usage,
+            ctx.usage_source,
+            cost is not None,
+            cost or 0,
+            (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
+            (self._now() - ctx.started_ns) // 1000,
+            ctx.request_bytes,
+            ctx.response_bytes,
         )
 
 
@@ -532,6 +678,17 @@ _REFUSALS: Final = {
         503, "shutting_down", "the gateway is shutting down", retry_after_s=1, fault="gateway", retry_safe=True
     ),
 }
+
+
+def _nobody() -> GatewayError:
+    return GatewayError(
+        503,
+        "no_healthy_provider",
+        "no provider is available for this model",
+        retry_after_s=1,
+        fault="gateway",
+        retry_safe=True,
+    )
 
 
 def _bad_gateway(failure: UpstreamError) -> GatewayError:
@@ -556,21 +713,26 @@ def _error_event(ctx: Context, mid_event: bool, message: str) -> bytes:
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:
     """Read what the caller asks of us in header fields, and take them out of what goes upstream."""
-    for name, value in fields.items():
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            ctx.request_id = value.decode()
-        elif name == b"x-fastroute-provider":
-            ctx.only_provider = value.decode(errors="replace")
-        elif name == b"x-fastroute-exclude":
-            ctx.exclude = frozenset(part.strip() for part in value.decode(errors="replace").split(","))
-        elif name == b"x-fastroute-timeout-ms":
-            if not value.isdigit() or not 0 < len(value) <= 9:
-                raise GatewayError(
-                    400, "invalid_request_error", "x-fastroute-timeout-ms must be a number of milliseconds"
-                )
-            ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + int(value) * 1_000_000)
+    wishes = read_wishes(fields)
+    ctx.wishes = wishes
+    if wishes.request_id:
+        ctx.request_id = wishes.request_id
+    if wishes.timeout_ns:
+        ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + wishes.timeout_ns)
     headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
     ctx.head_lines = request_head(headers, REQUEST_DROP)
+    if wishes.trace is not None:
+        state = fields.get(b"tracestate", b"")
+        onward = [trace_header(wishes.trace, ctx.record_id), *([(b"tracestate", state)] if state else [])]
+        ctx.head_lines += request_head(onward, frozenset())
+
+
+def _set_headers(ctx: Context, headers: tuple[Header, ...]) -> None:
+    """Set fields of the request that goes upstream, in place of the client's of the same names."""
+    names = {name for name, _ in headers}
+    lines = ctx.head_lines.splitlines(keepends=True)
+    kept = b"".join(line for line in lines if line.partition(b":")[0] not in names)
+    ctx.head_lines = kept + request_head(list(headers), frozenset())
 
 
 def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
@@ -588,94 +750,6 @@ def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     if not ctx.principal.may_use(model):
         raise unknown_model(named[start:end])
     return route
-
-
-def _available(endpoint: Endpoint, ctx: Context) -> bool:
-    """The one gate of this version: what the caller asked for by header."""
-    if ctx.only_provider is not None and endpoint.provider != ctx.only_provider:
-        return False
-    return endpoint.provider not in ctx.exclude
-
-
-def _candidates(tier: Tier, tried: list[int], ctx: Context, snapshot: Snapshot) -> Sequence[int]:
-    if not tried and ctx.only_provider is None and not ctx.exclude:
-        return tier.candidates
-    return [p for p in tier.candidates if p not in tried and _available(snapshot.endpoints[p], ctx)]
-
-
-def _choose(tiers: tuple[Tier, ...], tried: list[int], ctx: Context, snapshot: Snapshot) -> int:
-    """Return an endpoint of the first tier that has a candidate, -1 if none has."""
-    for tier in tiers:
-        candidates = _candidates(tier, tried, ctx, snapshot)
-        if candidates:
-            return tier.strategy.pick(candidates)
-    return -1
-
-
-def _encode(ctx: Context, endpoint: Endpoint) -> tuple[UpstreamRequest, bool]:
-    """Return the request for one endpoint, and whether the usage it asks for is to be taken out of the answer."""
-    operation: Operation = ctx.operation
-    name = endpoint.upstream_name(ctx.model)
-    body = ctx.body
-    strip = False
-    target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
-    if not operation.model_in_path:
-        edits: list[Edit] = []
-        if name != ctx.called:
-            edits.append(model_edit(ctx.scan[MODEL + 1], ctx.scan[MODEL + 2], name.encode()))
-        if ctx.stream and operation.include_usage and endpoint.include_usage:
-            scan = ctx.scan
-            edit = usage_edit(
-                body, scan[STREAM_OPTIONS], scan[STREAM_OPTIONS + 1], scan[STREAM_OPTIONS + 2], scan[OPEN]
-            )
-            if edit is not None:
-                edits.append(edit)
-                strip = True
-        if edits:
-            body = splice(body, edits)
-    extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
-    request = UpstreamRequest(
-        target,
-        endpoint.head_start(operation, target),
-        ctx.head_lines,
-        extra,
-        body,
-        endpoint.connect_ns,
-        endpoint.first_byte_ns,
-    )
-    return request, strip
-
-
-def _upstream_query(query: bytes) -> bytes:
-    """Return the query less the client's credential and whatever would choose the destination."""
-    if b"key=" not in query and b"base" not in query and b"host" not in query:
-        return query
-    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
-
-
-def _survey(headers: list[Header], first: bytes) -> Survey:
-    """Look through an answer's header fields once. Raises UpstreamError for an encoding nobody asked for.
-
-    first: how the body begins, which tells an event stream whose provider did not say what it is.
-    """
-    events = first.startswith(_EVENT_STARTS)
-    has_request_id = False
-    for name, value in headers:
-        if name == b"content-type":
-            events = value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
-        elif name == b"x-request-id":
-            has_request_id = True
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
-    return _SURVEYS[events][has_request_id]
-
-
-_SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
-
-
-def _close(exchange: Exchange | None) -> None:
-    if exchange is not None:
-        exchange.close()
 
 
 def _is_held(ctx: Context, exchange: Exchange) -> bool:

@@ -1,8 +1,8 @@
 """Values that cross layers: what a room returns and another room reads. No behaviour beyond arithmetic on itself."""
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,6 +21,7 @@ OutcomeName = Literal[
     "cancelled",  # the client left
     "refused",  # we refused before any attempt was made
     "internal_error",  # a fault of fastroute itself
+    "hedged",  # not a request: the attempt of one that lost a race, which its provider bills all the same
 ]
 
 
@@ -111,13 +112,150 @@ class Authenticator(Protocol):
         """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
 
 
+class Ask:
+    """What a strategy may know of the request it chooses for.
+
+    now_ms: monotonic milliseconds. prompt_tokens, output_tokens: estimates. session: what keeps requests together (a
+    header or the user), b"" for none. prompt: the body; its conversation is prompt[prompt_start:prompt_end].
+    latency_target_ms: 0 for none.
+    """
+
+    __slots__ = (
+        "latency_target_ms",
+        "now_ms",
+        "output_tokens",
+        "prompt",
+        "prompt_end",
+        "prompt_start",
+        "prompt_tokens",
+        "session",
+        "stream",
+        "tenant",
+    )
+
+    def __init__(self) -> None:
+        self.now_ms = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.session = b""
+        self.tenant = ""
+        self.prompt = b""
+        self.prompt_start = 0
+        self.prompt_end = 0
+        self.latency_target_ms = 0
+        self.stream = False
+
+
+class Wishes:
+    """What a caller asks of the gateway in header fields. Absent ones have the value that wishes nothing.
+
+    preferred: providers in order of preference. max_cost_pico: pico-USD, -1 for no ceiling. timeout_ns: 0 for none.
+    trace: (trace id, flags) of a valid traceparent, as hexadecimal digits. features: flags by name.
+    """
+
+    __slots__ = (
+        "excluded",
+        "features",
+        "latency_target_ms",
+        "max_cost_pico",
+        "preferred",
+        "priority",
+        "regions",
+        "request_id",
+        "session",
+        "tags",
+        "timeout_ns",
+        "trace",
+    )
+
+    def __init__(self) -> None:
+        self.preferred: tuple[str, ...] = ()
+        self.excluded: tuple[str, ...] = ()
+        self.priority = ""
+        self.regions: tuple[str, ...] = ()
+        self.session = b""
+        self.tags: frozenset[str] = frozenset()
+        self.features: dict[str, bool] = {}
+        self.max_cost_pico = -1
+        self.timeout_ns = 0
+        self.latency_target_ms = 0
+        self.request_id = ""
+        self.trace: tuple[bytes, bytes] | None = None
+
+
+#: Of a caller who asks for nothing.
+NO_WISHES: Final = Wishes()
+
+
+class Asked(NamedTuple):
+    """What a body says that routing may ask about.
+
+    max_tokens: the ceiling it sets for the answer, 0 for none. has_tools: it declares tools. user: for whom it is, b""
+    for nobody. span: where in the body the conversation stands.
+    """
+
+    max_tokens: int
+    has_tools: bool
+    user: bytes
+    span: tuple[int, int]
+
+
+class Result(NamedTuple):
+    """How an attempt went, for strategies that learn.
+
+    verdict: one of `_core.attempts`. Times are milliseconds, -1 where they were not measured; cost is nano-USD, -1
+    unknown.
+    """
+
+    verdict: int
+    ttft_ms: float = -1.0
+    total_ms: float = -1.0
+    cost_nano_usd: int = -1
+    output_tokens: int = 0
+
+
+class Step(NamedTuple):
+    """One step of a failover chain. providers: () for all. model: None for the one that was asked for."""
+
+    providers: tuple[str, ...]
+    strategy: str | None
+    model: str | None
+
+
+class PoolInfo(NamedTuple):
+    """What a strategy is made for: interchangeable endpoints, by position.
+
+    rows: their rows in the segment. prices: pico-USD per token of (input, cached input, output), None if unknown.
+    random_bits: a source of 64 random bits. options: `routing.options` of the configuration. window_ms: the breaker's,
+    over which the segment counts what went well.
+    """
+
+    segment: Any
+    rows: tuple[int, ...]
+    weights: tuple[float, ...]
+    ids: tuple[str, ...]
+    prices: tuple[tuple[int, int, int] | None, ...]
+    random_bits: Callable[[], int]
+    options: Any
+    window_ms: int = 30_000
+
+
 class Strategy(Protocol):
     """Chooses one endpoint among candidates that every gate has let through."""
 
     name: str
 
-    def pick(self, candidates: Sequence[int]) -> int:
-        """Return the chosen position, -1 if there are no candidates."""
+    def pick(self, candidates: Any, ask: Ask) -> int:
+        """Return the chosen position, -1 if there are no candidates. `candidates` is a sequence of positions."""
+
+    def observe(self, position: int, ask: Ask, result: Result) -> None:
+        """Learn how an attempt at the endpoint went."""
+
+    def adopt(self, previous: Any, positions: Sequence[int]) -> None:
+        """Take over what a strategy of the same name had learnt, after a reload.
+
+        positions[i] is the position in `previous` of my position i, -1 if that endpoint is new.
+        """
 
 
 class Exchange(Protocol):

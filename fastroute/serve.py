@@ -16,15 +16,20 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+import msgspec
 import uvloop
 
+from fastroute._core._candidates_gates import MAX_ENDPOINTS
 from fastroute._core.counters import ATOMIC, Segment
-from fastroute.build import endpoint_specs
+from fastroute.build import identities
 from fastroute.clock import SYSTEM_CLOCK, sleep
-from fastroute.config.schema import Config
+from fastroute.config.schema import Config, Server
 from fastroute.control.plane import ControlPlane
 from fastroute.downstream.listener import QuietCuts, open_socket
-from fastroute.errors import FastrouteError
+from fastroute.errors import ConfigError, FastrouteError
+from fastroute.handout import Handout, receive, send
+from fastroute.observe.access import STDOUT
+from fastroute.rows import SPARE_ROWS, Rows, RowsError
 from fastroute.words import DRAINING
 from fastroute.worker import Inheritance, run_worker
 
@@ -54,6 +59,7 @@ class Child:
         self.started_s = 0.0
         self.restart_at_s = 0.0
         self.backoff_s = 0.0
+        self.channel: socket.socket | None = None
 
     @property
     def name(self) -> str:
@@ -64,11 +70,19 @@ class Child:
 class Supervisor:
     """The process group. `run` returns the exit status."""
 
-    def __init__(self, config: Config, announce: Callable[[Config, int, int], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        announce: Callable[[Config, int, int], None],
+        read_again: Callable[[], Config] | None = None,
+    ) -> None:
+        """read_again: returns the configuration as it is now, or raises ConfigError; None if there is no file."""
         self._config = config
+        self._read_again = read_again
         self._announce = announce
         self._children: list[Child] = []
         self._signals: list[int] = []
+        self._draining = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
 
@@ -76,11 +90,15 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then drain. Raises ServeError if it cannot start."""
         server = self._config.server
         lock_fd = _lock_state_dir(server.state_dir)
+        _try_access_log(server.access_log)
         data = _bind(server.host, server.port, server.backlog)
         admin = _bind(server.admin.host, server.admin_port, 128)
         segment_path = os.path.join(server.state_dir, "segment")
-        self._segment = Segment.create(segment_path, server.workers, max(1, len(endpoint_specs(self._config))))
-        self._inherited = Inheritance(self._config, segment_path, data, admin, self._life_read)
+        names = identities(self._config)
+        self._segment = Segment.create(segment_path, server.workers, min(MAX_ENDPOINTS, len(names) + SPARE_ROWS))
+        self._rows = Rows(self._segment.endpoints, self._segment.clear_endpoint, self._segment.in_flight)
+        handout = Handout(1, self._rows.assign(names), self._config)
+        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
         self._catch_signals()
@@ -114,9 +132,43 @@ class Supervisor:
 
     def _told_to_stop(self) -> bool:
         numbers, self._signals = self._signals, []
-        if signal.SIGHUP in numbers:
-            log.warning("SIGHUP: this version cannot reload its configuration; restart it instead")
+        if signal.SIGHUP in numbers and not self._draining:
+            self._reload()
         return signal.SIGTERM in numbers or signal.SIGINT in numbers
+
+    def _reload(self) -> None:
+        """Read the configuration again and hand it to every child. A faulty one changes nothing."""
+        if self._read_again is None:
+            log.warning("SIGHUP: there is no configuration file to read again")
+            return
+        try:
+            config = self._read_again()
+            rows = self._rows.assign(identities(config))
+        except ConfigError as error:
+            log.error("SIGHUP: the configuration stays as it is:\n%s", "\n".join(error.faults))
+            return
+        except RowsError as error:
+            log.error("SIGHUP: the configuration stays as it is: %s", error)
+            return
+        old = self._inherited.handout
+        for name in changed_fields(old.config.server, config.server):
+            log.warning("SIGHUP: server.%s has changed, which takes a restart", name)
+        config = msgspec.structs.replace(config, server=old.config.server)
+        handout = Handout(old.generation + 1, rows, config)
+        self._inherited = self._inherited._replace(handout=handout)
+        for child in self._children:
+            self._hand_out(child, handout)
+        log.info("SIGHUP: configuration %d handed out", handout.generation)
+
+    def _hand_out(self, child: Child, handout: Handout) -> None:
+        if not child.pid or child.channel is None:
+            return
+        try:
+            send(child.channel, handout)
+        except OSError as error:
+            # It is dying, or does not read: its successor starts with the new configuration.
+            log.error("%s (pid %d) cannot be reached: %s; restarting it", child.name, child.pid, error.strerror)
+            os.kill(child.pid, signal.SIGTERM)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until a signal comes or the time is up."""
@@ -153,13 +205,17 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        if child.channel is not None:
+            child.channel.close()
+        child.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            self._become(child)
+            self._become(child, theirs)
+        theirs.close()
         child.pid = pid
         child.started_s = _now_s()
 
-    def _become(self, child: Child) -> NoReturn:
+    def _become(self, child: Child, channel: socket.socket) -> NoReturn:
         """Be the child. Never returns into the supervisor's code."""
         status = 1
         try:
@@ -168,14 +224,18 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.close(self._life_write)
+            for other in self._children:
+                if other.channel is not None:
+                    other.channel.close()
+            inherited = self._inherited._replace(channel=channel)
             prefer_throughput()
             # A listener is gone only when the last process that holds it has let it go.
             if child.slot == _CONTROL:
-                self._inherited.data_socket.close()
-                _run_control(self._inherited)
+                inherited.data_socket.close()
+                _run_control(inherited)
             else:
-                self._inherited.admin_socket.close()
-                run_worker(child.slot, self._inherited)
+                inherited.admin_socket.close()
+                run_worker(child.slot, inherited)
             status = 0
         except BaseException:  # whatever it is, it ends this process, and only this one
             log.exception("%s failed", child.name)
@@ -186,6 +246,7 @@ class Supervisor:
     def _drain(self, data: socket.socket) -> int:
         """Readiness goes first, then the listeners, then requests finish, then the ledger is brought up to date."""
         drain = self._config.server.drain
+        self._draining = True
         self._segment.set_word(DRAINING, 1)
         log.info("draining")
         sleep(drain.readiness_delay_ms / 1000)
@@ -231,6 +292,11 @@ def prefer_throughput() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+def changed_fields(old: Server, new: Server) -> list[str]:
+    """Return the names of the fields in which two configurations of the server differ."""
+    return [name for name in old.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+
+
 def _now_s() -> float:
     return SYSTEM_CLOCK.monotonic_ns() / 1e9
 
@@ -240,6 +306,15 @@ def _bind(host: str, port: int, backlog: int) -> socket.socket:
         return open_socket(host, port, backlog)
     except OSError as error:
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _try_access_log(path: str | None) -> None:
+    if path is None or path == STDOUT:
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    except OSError as error:
+        raise ServeError(f"cannot write the access log {path}: {error.strerror or error}") from None
 
 
 def _lock_state_dir(state_dir: str) -> int:
@@ -270,7 +345,19 @@ def _run_control(inherited: Inheritance) -> None:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_reader(inherited.life_fd, orphaned)
         segment = Segment.open(inherited.segment_path)
-        await ControlPlane(inherited.config, segment, inherited.admin_socket).run(stop)
+        plane = ControlPlane(inherited.handout, segment, inherited.admin_socket)
+        if inherited.channel is not None:
+            channel = inherited.channel
+
+            def reload() -> None:
+                handout = receive(channel)
+                if handout is None:
+                    loop.remove_reader(channel)
+                else:
+                    plane.reload(handout)
+
+            loop.add_reader(channel, reload)
+        await plane.run(stop)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -4,25 +4,37 @@ from types import ModuleType
 
 import msgspec
 
-from fastroute.billing.cost import PriceCard
+from fastroute._core.attempts import Attempts
 from fastroute.downstream.heads import HeadReader
+from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier
+from fastroute.failover.hedge import Hedger
+from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName
+from fastroute.routing.plan import Planner
 from fastroute.routing.table import RouteTable
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.transport import Transport
 
+#: What a provider's connections depend on: its id, kind of transport, scheme, authority, HTTP/2, connections at most.
+TransportKey = tuple[str, str, str, str, bool, int]
+
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """Everything a request needs to know. `cards` stands beside `endpoints`; None is an unknown price."""
+    """Everything a request needs to know."""
 
     generation: int
     heads: HeadReader
     routes: RouteTable
+    planner: Planner
+    attempts: Attempts
     endpoints: tuple[Endpoint, ...]
-    cards: tuple[PriceCard | None, ...]
-    transports: tuple[Transport, ...]
+    transports: dict[TransportKey, Transport]
     dialects: dict[DialectName, ModuleType]
     classifier: Classifier
+    retry_budget: RetryBudget
+    backoff: Backoff
+    hedger: Hedger | None
     max_attempts: int
+    max_replicas: int
     total_ns: int

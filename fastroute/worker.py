@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+from functools import partial
 from typing import NamedTuple
 
 import uvloop
@@ -24,6 +25,10 @@ from fastroute.downstream.listener import Listener
 from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.gateway import Gateway
+from fastroute.handout import Handout, receive
+from fastroute.health.weighing import Weighing
+from fastroute.observe.access import AccessLog
+from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
 
 log = logging.getLogger("fastroute")
@@ -31,18 +36,25 @@ log = logging.getLogger("fastroute")
 #: After the grace time, interrupted requests get this long to say so to their clients.
 LAST_WORDS_S = 2.0
 
+#: How often to look whether a snapshot that was replaced is still in use.
+RETIRE_S = 1.0
+
 #: Requests leave no reference cycles behind, so the collector need not look for them after every few hundred objects.
 GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class Inheritance(NamedTuple):
-    """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive."""
+    """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive.
 
-    config: Config
+    channel: where configurations come from that are read later; None while there is no child to send them to.
+    """
+
+    handout: Handout
     segment_path: str
     data_socket: socket.socket
     admin_socket: socket.socket
     life_fd: int
+    channel: socket.socket | None = None
 
 
 def run_worker(slot: int, inherited: Inheritance) -> None:
@@ -55,9 +67,11 @@ class _Worker:
     def __init__(self, slot: int, inherited: Inheritance) -> None:
         self._slot = slot
         self._inherited = inherited
-        self._config = inherited.config
+        self._config = inherited.handout.config
         self._segment = Segment.open(inherited.segment_path)
         self._stopping = False
+        self._closing: asyncio.Task[None] | None = None
+        self._retiring: list[Snapshot] = []
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -65,11 +79,12 @@ class _Worker:
         journal = _open_journal(config)
         watch = Watch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         rng = system_rng()
-        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), os.environ)
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
         limits = config.server.limits
-        snapshot = build_snapshot(config, around)
+        access = _open_access_log(config, loop)
+        generation, rows, _ = self._inherited.handout
         gateway = Gateway(
-            snapshot=snapshot,
+            snapshot=build_snapshot(config, around, generation, rows=rows),
             reader=RequestReader(
                 Limits(
                     limits.max_body_bytes,
@@ -78,14 +93,16 @@ class _Worker:
                     limits.body_timeout_ms * 1_000_000,
                 )
             ),
-            segment=self._segment,
+            random_bits=around.random_bits,
             worker=self._slot,
             journal=journal,
             watch=watch,
             clock=SYSTEM_CLOCK,
             loop=loop,
             id_prefix=f"fr-{secrets.token_hex(4)}-",
+            access=access,
         )
+        weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
         listener = Listener(
             App(gateway, lambda: self._segment.word(DRAINING) == 0),
             self._inherited.data_socket,
@@ -95,14 +112,21 @@ class _Worker:
             header_timeout_ms=limits.header_timeout_ms,
         )
         self._watch_signals(loop, listener, watch)
+        self._watch_channel(loop, gateway, watch, around)
+        weighing.start()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await listener.serve()
-        for transport in snapshot.transports:
+        weighing.stop()
+        if self._closing is not None:
+            self._closing.cancel()
+        for transport in gateway.snapshot.transports.values():
             await transport.close()
         journal.close()
+        if access is not None:
+            access.close()
 
     def _watch_signals(self, loop: asyncio.AbstractEventLoop, listener: Listener, watch: Watch) -> None:
         def stop() -> None:
@@ -119,12 +143,58 @@ class _Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_reader(self._inherited.life_fd, stop)
 
+    def _watch_channel(
+        self, loop: asyncio.AbstractEventLoop, gateway: Gateway, watch: Watch, around: Surroundings
+    ) -> None:
+        channel = self._inherited.channel
+        if channel is None:
+            return
+
+        def reload() -> None:
+            handout = receive(channel)
+            if handout is None:
+                loop.remove_reader(channel)
+                return
+            old = gateway.snapshot
+            try:
+                new = build_snapshot(handout.config, around, handout.generation, rows=handout.rows, previous=old)
+            except Exception:  # whatever is wrong with the new configuration, the old one goes on
+                log.exception("configuration %d cannot be put in force; the one before stays", handout.generation)
+                return
+            gateway.snapshot = new
+            if gateway.access is not None:
+                gateway.access.reopen()
+            self._retiring.append(old)
+            if self._closing is None or self._closing.done():
+                self._closing = loop.create_task(self._close_retired(gateway, watch))
+            log.info("configuration %d is in force", handout.generation)
+
+        loop.add_reader(channel, reload)
+
+    async def _close_retired(self, gateway: Gateway, watch: Watch) -> None:
+        """Close the connections of snapshots that were replaced, once no request in flight began with one."""
+        while self._retiring:
+            await asyncio.sleep(RETIRE_S)
+            busy = watch.snapshots()
+            if busy - {gateway.snapshot.generation}:
+                continue
+            kept = set(gateway.snapshot.transports)
+            retired, self._retiring = self._retiring, []
+            gone = {key: transport for old in retired for key, transport in old.transports.items() if key not in kept}
+            for transport in gone.values():
+                await transport.close()
+
 
 def _open_journal(config: Config) -> JournalWriter:
     state_dir = config.server.state_dir
     return JournalWriter(
         journal_directory(state_dir), allocate_boot(state_dir), next_boot=lambda: allocate_boot(state_dir)
     )
+
+
+def _open_access_log(config: Config, loop: asyncio.AbstractEventLoop) -> AccessLog | None:
+    path = config.server.access_log
+    return AccessLog(path, loop, SYSTEM_CLOCK.monotonic_ns) if path is not None else None
 
 
 async def _departed(ctx: Context) -> None:

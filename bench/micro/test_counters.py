@@ -36,6 +36,14 @@ def test_cas_word(benchmark: Any, segment: Any) -> None:
     assert benchmark(segment.cas_word, 3, 0, 0) is True
 
 
+def test_cell(benchmark: Any, segment: Any) -> None:
+    assert benchmark(segment.cell, 500, 3) == 0
+
+
+def test_cas_cell(benchmark: Any, segment: Any) -> None:
+    assert benchmark(segment.cas_cell, 500, 3, 0, 0) is True
+
+
 def test_in_flight(benchmark: Any, segment: Any) -> None:
     assert benchmark(segment.in_flight, 500) == 0
 

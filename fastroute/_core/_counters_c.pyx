@@ -29,6 +29,8 @@ cdef enum:
     WORDS = 64
     COLUMNS = 8
     IN_FLIGHT = 0
+    WORK = 6
+    CELLS = 32
 
 
 cdef inline Py_ssize_t _position(object i, Py_ssize_t bound, str what) except -1:
@@ -108,6 +110,37 @@ cdef class Segment:
         cdef int64_t change = PyLong_AsLongLong(delta)
         return fr_add(self._cell_at(worker, endpoint, column), change)
 
+    def cell(self, endpoint, i):
+        """Return cell `i` (0..31) of those of an endpoint that all workers share."""
+        return fr_load(self._shared_at(endpoint, i))
+
+    def set_cell(self, endpoint, i, value):
+        """Store a shared cell."""
+        cdef int64_t desired = PyLong_AsLongLong(value)
+        fr_store(self._shared_at(endpoint, i), desired)
+
+    def add_cell(self, endpoint, i, delta):
+        """Add to a shared cell and return its new value."""
+        cdef int64_t change = PyLong_AsLongLong(delta)
+        return fr_add(self._shared_at(endpoint, i), change)
+
+    def cas_cell(self, endpoint, i, expect, new):
+        """Store `new` if the shared cell holds `expect`; return whether it did."""
+        cdef int64_t expected = PyLong_AsLongLong(expect)
+        cdef int64_t desired = PyLong_AsLongLong(new)
+        return fr_cas(self._shared_at(endpoint, i), expected, desired)
+
+    def clear_endpoint(self, endpoint):
+        """Zero every shared cell of an endpoint, and its row of every worker but for what is in flight."""
+        cdef int64_t *first = self._shared_at(endpoint, 0)
+        cdef Py_ssize_t i, worker
+        for i in range(CELLS):
+            fr_store(first + i, 0)
+        for worker in range(self.workers):
+            for i in range(COLUMNS):
+                if i != IN_FLIGHT and i != WORK:
+                    fr_store(self._cell_at(worker, endpoint, i), 0)
+
     def total(self, endpoint, column):
         """Return the sum of a column over all workers' rows of one endpoint."""
         cdef Py_ssize_t row = _position(endpoint, self.endpoints, "endpoint")
@@ -128,11 +161,12 @@ cdef class Segment:
         return self.c_total(row, IN_FLIGHT)
 
     def clear_worker(self, worker):
-        """Zero the in-flight column of a worker whose process has died; its other columns stay."""
-        cdef int64_t *first = self._cell_at(worker, 0, IN_FLIGHT)
+        """Zero what a worker whose process has died had in flight; its other columns stay."""
+        cdef int64_t *first = self._cell_at(worker, 0, 0)
         cdef Py_ssize_t endpoint
         for endpoint in range(self.endpoints):
-            fr_store(first + endpoint * COLUMNS, 0)
+            fr_store(first + endpoint * COLUMNS + IN_FLIGHT, 0)
+            fr_store(first + endpoint * COLUMNS + WORK, 0)
 
     def close(self):
         """Let go of the mapping; a second call does nothing. The file stays."""
@@ -164,6 +198,18 @@ cdef class Segment:
         at += _position(column, COLUMNS, "column")
         self._check_open()
         return self._cells + FIRST_CELL + at
+
+    cdef int64_t *_shared_at(self, object endpoint, object i) except NULL:
+        cdef Py_ssize_t row = _position(endpoint, self.endpoints, "endpoint")
+        cdef Py_ssize_t at = _position(i, CELLS, "cell")
+        self._check_open()
+        return self.c_cell(row, at)
+
+    cdef int64_t *c_cell(self, Py_ssize_t endpoint, Py_ssize_t i) noexcept:
+        return self._cells + FIRST_CELL + self.workers * self.endpoints * COLUMNS + endpoint * CELLS + i
+
+    cdef int64_t *c_own(self, Py_ssize_t worker, Py_ssize_t endpoint, Py_ssize_t column) noexcept:
+        return self._cells + FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
 
     cdef int64_t c_total(self, Py_ssize_t endpoint, Py_ssize_t column) noexcept:
         cdef int64_t *cell = self._cells + FIRST_CELL + endpoint * COLUMNS + column

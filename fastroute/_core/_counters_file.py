@@ -3,6 +3,7 @@
     0     header: magic, layout version, row bytes, workers, endpoints, file size (native byte order)
     1024  64 control words of 8 bytes
     4096  rows of 64 bytes (one cache line, 8 signed 64-bit columns); row = worker * endpoints + endpoint
+    then  32 cells of 8 bytes for each endpoint, shared by all workers
 
 The file is shared by processes of one host and one boot only; nothing in it is meant to outlive them.
 """
@@ -25,17 +26,32 @@ FAILURES: Final = 2
 INPUT_TOKENS: Final = 3
 OUTPUT_TOKENS: Final = 4
 LAST_USED_NS: Final = 5
-SPARE_A: Final = 6
+WORK: Final = 6
 SPARE_B: Final = 7
+
+#: Cells of an endpoint that all workers share, changed by compare-and-swap.
+CELLS: Final = 32
+BREAKER: Final = 0
+BREAKER_COUNTS: Final = 1
+COOLDOWN_UNTIL_MS: Final = 2
+COST: Final = 3
+LAST_USED_MS: Final = 5
+SLOW_START_MS: Final = 6
+BANDIT: Final = 7
+BANDIT_TIME_MS: Final = 8
+CLOSED_AT_MS: Final = 9
+WINDOW_0: Final = 12
+WINDOW_BUCKETS: Final = 10
 
 HEADER_BYTES: Final = 4096
 WORDS_OFFSET: Final = 1024
 ROW_BYTES: Final = 8 * COLUMNS
+CELL_BYTES: Final = 8 * CELLS
 MAX_WORKERS: Final = 1024
 MAX_ENDPOINTS: Final = 65536
 
 _MAGIC: Final = b"FRCOUNTS"
-_LAYOUT_VERSION: Final = 1
+_LAYOUT_VERSION: Final = 2
 _HEADER: Final = struct.Struct("=8sIIIIQ")
 # What a file system answers that cannot reserve blocks ahead of their use.
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
@@ -51,7 +67,7 @@ def segment_bytes(workers: int, endpoints: int) -> int:
         raise SegmentError(f"workers must be 1 to {MAX_WORKERS}, not {workers}")
     if not 1 <= endpoints <= MAX_ENDPOINTS:
         raise SegmentError(f"endpoints must be 1 to {MAX_ENDPOINTS}, not {endpoints}")
-    return HEADER_BYTES + workers * endpoints * ROW_BYTES
+    return HEADER_BYTES + workers * endpoints * ROW_BYTES + endpoints * CELL_BYTES
 
 
 def create_file(path: str, workers: int, endpoints: int) -> mmap.mmap:

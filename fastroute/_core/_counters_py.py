@@ -11,11 +11,13 @@ from operator import index
 from typing import Final, Self
 
 from fastroute._core._counters_file import (
+    CELLS,
     COLUMNS,
     HEADER_BYTES,
     IN_FLIGHT,
     WORDS,
     WORDS_OFFSET,
+    WORK,
     SegmentError,
     create_file,
     open_file,
@@ -81,12 +83,7 @@ class Segment:
     def cas_word(self, i: int, expect: int, new: int) -> bool:
         """Store `new` if the control word holds `expect`; return whether it did."""
         expect, new = _int64(expect), _int64(new)
-        at = self._word_at(i)
-        with self._lock:
-            if self._cells[at] != expect:
-                return False
-            self._cells[at] = new
-            return True
+        return self._cas(self._word_at(i), expect, new)
 
     def get(self, worker: int, endpoint: int, column: int) -> int:
         """Return one cell."""
@@ -102,10 +99,40 @@ class Segment:
         delta = _int64(delta)
         return self._add(self._cell_at(worker, endpoint, column), delta)
 
+    def cell(self, endpoint: int, i: int) -> int:
+        """Return cell `i` (0..31) of those of an endpoint that all workers share."""
+        return self._cells[self._shared_at(endpoint, i)]
+
+    def set_cell(self, endpoint: int, i: int, value: int) -> None:
+        """Store a shared cell."""
+        value = _int64(value)
+        self._cells[self._shared_at(endpoint, i)] = value
+
+    def add_cell(self, endpoint: int, i: int, delta: int) -> int:
+        """Add to a shared cell and return its new value."""
+        delta = _int64(delta)
+        return self._add(self._shared_at(endpoint, i), delta)
+
+    def cas_cell(self, endpoint: int, i: int, expect: int, new: int) -> bool:
+        """Store `new` if the shared cell holds `expect`; return whether it did."""
+        expect, new = _int64(expect), _int64(new)
+        return self._cas(self._shared_at(endpoint, i), expect, new)
+
+    def clear_endpoint(self, endpoint: int) -> None:
+        """Zero every shared cell of an endpoint, and its row of every worker but for what is in flight."""
+        first = self._shared_at(endpoint, 0)
+        for at in range(first, first + CELLS):
+            self._cells[at] = 0
+        for worker in range(self.workers):
+            for column in range(COLUMNS):
+                if column not in (IN_FLIGHT, WORK):
+                    self.set(worker, endpoint, column, 0)
+
     def total(self, endpoint: int, column: int) -> int:
         """Return the sum of a column over all workers' rows of one endpoint."""
         first = self._cell_at(0, endpoint, column)
-        return _wrap(sum(self._cells[first :: self.endpoints * COLUMNS]))
+        end = _FIRST_CELL + self.workers * self.endpoints * COLUMNS
+        return _wrap(sum(self._cells[first : end : self.endpoints * COLUMNS]))
 
     def totals(self, column: int) -> list[int]:
         """Return `total(endpoint, column)` for every endpoint, in order."""
@@ -117,10 +144,11 @@ class Segment:
         return self.total(endpoint, IN_FLIGHT)
 
     def clear_worker(self, worker: int) -> None:
-        """Zero the in-flight column of a worker whose process has died; its other columns stay."""
-        first = self._cell_at(worker, 0, IN_FLIGHT)
+        """Zero what a worker whose process has died had in flight; its other columns stay."""
+        first = self._cell_at(worker, 0, 0)
         for at in range(first, first + self.endpoints * COLUMNS, COLUMNS):
-            self._cells[at] = 0
+            self._cells[at + IN_FLIGHT] = 0
+            self._cells[at + WORK] = 0
 
     def close(self) -> None:
         """Let go of the mapping; a second call does nothing. The file stays."""
@@ -132,6 +160,13 @@ class Segment:
             self._mapping.close()
         except BufferError:
             pass  # somebody still holds a view of the mapping: it is unmapped together with the last one
+
+    def _cas(self, at: int, expect: int, new: int) -> bool:
+        with self._lock:
+            if self._cells[at] != expect:
+                return False
+            self._cells[at] = new
+            return True
 
     def _add(self, at: int, delta: int) -> int:
         with self._lock:
@@ -150,6 +185,12 @@ class Segment:
         column = _position(column, COLUMNS, "column")
         self._check_open()
         return _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
+
+    def _shared_at(self, endpoint: int, i: int) -> int:
+        endpoint = _position(endpoint, self.endpoints, "endpoint")
+        i = _position(i, CELLS, "cell")
+        self._check_open()
+        return _FIRST_CELL + self.workers * self.endpoints * COLUMNS + endpoint * CELLS + i
 
     def _check_open(self) -> None:
         if self._closed:

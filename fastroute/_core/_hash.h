@@ -1,7 +1,8 @@
 /* A 64-bit hash of a few bytes: fold the 128-bit product of two keyed words, 16 bytes a step.
 
-   Not for secrets and not against flooding: the keys are constants. Its users hold tables fixed at construction, so
-   that a caller's choice of bytes lengthens no chain. Keys: the first fractional bits of pi. */
+   Not for secrets and not against flooding: the keys are constants. Its users hold tables fixed at construction or of
+   bounded search, so that a caller's choice of bytes lengthens no chain. Keys: the first fractional bits of pi.
+   Words are read little-endian, so that a hash is the same on every host. */
 #ifndef FASTROUTE_HASH_H
 #define FASTROUTE_HASH_H
 
@@ -21,13 +22,26 @@ static inline uint64_t fr_fold(uint64_t a, uint64_t b) {
 static inline uint64_t fr_read_8(const unsigned char *p) {
     uint64_t word;
     memcpy(&word, p, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
     return word;
 }
 
 static inline uint64_t fr_read_4(const unsigned char *p) {
     uint32_t word;
     memcpy(&word, p, 4);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap32(word);
+#endif
     return word;
+}
+
+/* The finaliser of splitmix64 (Steele et al. 2014), a bijection. */
+static inline uint64_t fr_mix(uint64_t z) {
+    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
+    return z ^ z >> 31;
 }
 
 static inline uint64_t fr_hash(const unsigned char *p, size_t length) {

@@ -1,14 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled half of `selection`; the meaning of every name is written down in the pure half.
 
-Lists and tuples are read in place, see _sequence.h.
+The round robins also take a list or tuple of positions; those are read in place, see _sequence.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from fastroute._core._counters_c cimport Segment
+from fastroute._core._attempts_c cimport c_cost, c_expected_load
+from fastroute._core._candidates_c cimport Candidates
 
 from fastroute._core._selection_py import checked_count, checked_weights
 
@@ -20,11 +20,18 @@ cdef extern from "Python.h":
 
 cdef extern from "_sequence.h":
     Py_ssize_t _position "fr_position" (object fast, Py_ssize_t i) except? -1
-    double _number "fr_number" (object fast, Py_ssize_t i) except? -1.0
     uint64_t _scale "fr_scale" (uint64_t bits, uint64_t n) noexcept
 
+cdef extern from "_atomics.h":
+    int64_t fr_load(int64_t *cell) noexcept
+
+cdef double ALIKE = 1.5
+
 cdef enum:
-    # Candidates up to this number are gathered on the stack (4 KB), more on the heap.
+    MAX_DRAWS = 64
+    COST = 3
+    WORK = 6
+    # Positions of a list up to this number are gathered on the stack (4 KB), more on the heap.
     ON_STACK = 512
     IN_FLIGHT = 0
 
@@ -49,6 +56,19 @@ cdef Py_ssize_t *_room(Py_ssize_t n, Py_ssize_t *stack) except NULL:
     return heap
 
 
+cdef Py_ssize_t *_gathered(object fast, Py_ssize_t n, Py_ssize_t *stack) except NULL:
+    """Return the first n positions in a list or tuple; to be freed with _leave."""
+    cdef Py_ssize_t *positions = _room(n, stack)
+    cdef Py_ssize_t k
+    try:
+        for k in range(n):
+            positions[k] = _position(fast, k)
+    except BaseException:
+        _leave(positions, stack)
+        raise
+    return positions
+
+
 cdef inline void _leave(Py_ssize_t *room, Py_ssize_t *stack) noexcept:
     if room != stack:
         PyMem_Free(room)
@@ -67,13 +87,35 @@ cdef class RoundRobin:
         self._n = checked_count(n)
         self._next = start % n if n else 0
 
+    @property
+    def cursor(self):
+        """The position at which the next pick begins."""
+        return self._next
+
+    @cursor.setter
+    def cursor(self, Py_ssize_t position):
+        _check(position, self._n)
+        self._next = position
+
     def pick(self, candidates):
         """Return the first candidate at or cyclically after the position that follows the last pick."""
+        cdef Py_ssize_t stack[ON_STACK]
+        cdef Py_ssize_t *gathered
+        if isinstance(candidates, Candidates):
+            return self._pick((<Candidates>candidates).c_positions, (<Candidates>candidates).c_count)
         cdef object fast = _fast(candidates)
+        cdef Py_ssize_t n = PySequence_Fast_GET_SIZE(fast)
+        gathered = _gathered(fast, n, stack)
+        try:
+            return self._pick(gathered, n)
+        finally:
+            _leave(gathered, stack)
+
+    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) except -2:
         cdef Py_ssize_t best = -1, nearest = self._n
         cdef Py_ssize_t k, candidate, distance
-        for k in range(PySequence_Fast_GET_SIZE(fast)):
-            candidate = _position(fast, k)
+        for k in range(n):
+            candidate = candidates[k]
             _check(candidate, self._n)
             distance = candidate - self._next
             if distance < 0:
@@ -121,26 +163,34 @@ cdef class SmoothWeightedRoundRobin:
         """A copy of the effective weights: failures lower them, each pick that sees the candidate adds 1."""
         return [self._peers[i].effective for i in range(self._n)]
 
+    def restore(self, i, int64_t current, int64_t effective):
+        """Take over the weights a position had in another cycle; bounded by its weight here."""
+        cdef Py_ssize_t at = PyNumber_AsSsize_t(i, IndexError)
+        _check(at, self._n)
+        self._peers[at].current = current
+        self._peers[at].effective = max(0, min(effective, self._peers[at].weight))
+
     def pick(self, candidates):
         """Return the next candidate; all of them are checked before any weight changes."""
+        cdef Py_ssize_t stack[ON_STACK]
+        cdef Py_ssize_t *gathered
+        if isinstance(candidates, Candidates):
+            return self._pick((<Candidates>candidates).c_positions, (<Candidates>candidates).c_count)
         cdef object fast = _fast(candidates)
         cdef Py_ssize_t n = PySequence_Fast_GET_SIZE(fast)
-        cdef Py_ssize_t stack[ON_STACK]
-        cdef Py_ssize_t *checked = _room(n, stack)
-        cdef Py_ssize_t k
+        gathered = _gathered(fast, n, stack)
         try:
-            for k in range(n):
-                checked[k] = _position(fast, k)
-                _check(checked[k], self._n)
-            return self._pick(checked, n)
+            return self._pick(gathered, n)
         finally:
-            _leave(checked, stack)
+            _leave(gathered, stack)
 
-    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) noexcept:
+    cdef Py_ssize_t _pick(self, Py_ssize_t *candidates, Py_ssize_t n) except -2:
         cdef Py_ssize_t best = -1
         cdef int64_t total = 0
         cdef Py_ssize_t k
         cdef Peer *peer
+        for k in range(n):
+            _check(candidates[k], self._n)
         for k in range(n):
             peer = &self._peers[candidates[k]]
             if peer.weight == 0:
@@ -170,82 +220,92 @@ cdef class SmoothWeightedRoundRobin:
             self._peers[at].effective = max(0, lowered)
 
 
-# ---- by load ----
+# ---- by load and by weight ----
 
-def least_load(loads, weights, candidates, bits):
-    """Return the candidate of least cost; `bits` decide between equals, uniformly."""
-    return _least(None, _fast(loads), _fast(weights), _fast(candidates), _low_64(bits))
-
-
-def least_load_segment(Segment segment not None, endpoints, weights, candidates, bits):
-    """Return `least_load` where the load at position i is `segment.in_flight(endpoints[i])`."""
-    return _least(segment, _fast(endpoints), _fast(weights), _fast(candidates), _low_64(bits))
-
-
-def p2c(loads, weights, candidates, bits):
-    """Return the better of two distinct candidates drawn uniformly by `bits`; between equals the first."""
-    return _better(None, _fast(loads), _fast(weights), _fast(candidates), _low_64(bits))
-
-
-def p2c_segment(Segment segment not None, endpoints, weights, candidates, bits):
-    """Return `p2c` where the load at position i is `segment.in_flight(endpoints[i])`."""
-    return _better(segment, _fast(endpoints), _fast(weights), _fast(candidates), _low_64(bits))
-
-
-# In what follows `loads` holds loads, or, where there is a segment, the endpoints to look up in it.
-
-cdef object _least(Segment segment, object loads, object weights, object candidates, uint64_t bits):
-    cdef Py_ssize_t n = PySequence_Fast_GET_SIZE(candidates)
-    cdef Py_ssize_t stack[ON_STACK]
-    cdef Py_ssize_t *ties = _room(n, stack)
-    cdef Py_ssize_t tied = 0
-    cdef Py_ssize_t k, candidate
-    cdef double least = INFINITY, cost
-    try:
-        for k in range(n):
-            candidate = _position(candidates, k)
-            cost = _cost(segment, loads, weights, candidate)
-            if cost > least:
-                continue
-            if cost < least:
-                least = cost
-                tied = 0
-            ties[tied] = candidate
-            tied += 1
-        return ties[_scale(bits, tied)] if tied else -1
-    finally:
-        _leave(ties, stack)
+def least_connections(Candidates candidates not None, bits, int64_t now_ms):
+    """Return the candidate with the least in flight for its weight, over all workers; equals by weight at random."""
+    cdef Random random
+    cdef Py_ssize_t k, position, best = -1
+    cdef double least = 0.0, tied = 0.0, weight, cost
+    cdef int64_t in_flight
+    random.state = _low_64(bits)
+    candidates.segment._check_open()
+    for k in range(candidates.c_count):
+        position = candidates.c_positions[k]
+        weight = candidates.c_weight(position, now_ms)
+        in_flight = candidates.segment.c_total(candidates.c_places[position].row, IN_FLIGHT)
+        cost = <double>(in_flight if in_flight > 0 else 0) / weight
+        if best < 0 or cost < least:
+            best, least, tied = position, cost, weight
+        elif cost == least:
+            tied += weight
+            if c_unit(&random) * tied < weight:
+                best = position
+    return best
 
 
-cdef object _better(Segment segment, object loads, object weights, object candidates, uint64_t bits):
-    cdef uint64_t n = PySequence_Fast_GET_SIZE(candidates)
+def p2c(Candidates candidates not None, bits, int64_t now_ms, int64_t decay_ms):
+    """Return the better of two candidates drawn by weight; see the pure half."""
+    cdef Random random
     cdef Py_ssize_t first, second
-    if n == 0:
-        return -1
-    if n == 1:
-        first = _position(candidates, 0)
-        _check(first, PySequence_Fast_GET_SIZE(weights))
+    cdef double first_weight, second_weight, mean, first_load, second_load
+    if candidates.c_count <= 1:
+        return candidates.c_positions[0] if candidates.c_count else -1
+    random.state = _low_64(bits)
+    candidates.segment._check_open()
+    first = c_draw(candidates, &random, now_ms, -1)
+    second = c_draw(candidates, &random, now_ms, first)
+    first_weight = candidates.c_weight(first, now_ms)
+    second_weight = candidates.c_weight(second, now_ms)
+    mean = (first_weight + second_weight) / 2.0
+    first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
+    second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
+    if first_load <= second_load * ALIKE and second_load <= first_load * ALIKE:
         return first
-    # Multiply-shift: a 32-bit half scaled to 0..n-1; no value is favoured by more than n / 2**32.
-    cdef uint64_t at_first = (bits >> 32) * n >> 32
-    cdef uint64_t at_second = <uint64_t><uint32_t>bits * (n - 1) >> 32
-    at_second += at_second >= at_first
-    first = _position(candidates, at_first)
-    second = _position(candidates, at_second)
-    cdef double second_cost = _cost(segment, loads, weights, second)
-    return second if second_cost < _cost(segment, loads, weights, first) else first
+    return first if first_load < second_load else second
 
 
-cdef inline double _cost(Segment segment, object loads, object weights, Py_ssize_t i) except? -1.0:
-    cdef double weight = _number(weights, i)
-    if not weight > 0.0:
-        return INFINITY
-    cdef double load = _number(loads, i) if segment is None else _in_flight(segment, _position(loads, i))
-    cdef double cost = (load + 1.0) / weight
-    return cost if cost == cost else INFINITY
+def weighted_random(Candidates candidates not None, bits, int64_t now_ms):
+    """Return a candidate drawn by weight."""
+    cdef Random random
+    if candidates.c_count <= 1:
+        return candidates.c_positions[0] if candidates.c_count else -1
+    random.state = _low_64(bits)
+    candidates.segment._check_open()
+    return c_draw(candidates, &random, now_ms, -1)
 
 
-cdef inline double _in_flight(Segment segment, Py_ssize_t endpoint) except? -1.0:
-    _check(endpoint, segment.endpoints)
-    segment._check_open()
-    return <double>segment.c_total(endpoint, IN_FLIGHT)
+cdef Py_ssize_t c_draw(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
+    cdef Py_ssize_t _k, drawn
+    for _k in range(MAX_DRAWS):
+        drawn = candidates.c_positions[_scale(c_next(random), candidates.c_count)]
+        if drawn != but and c_unit(random) * candidates.max_weight < candidates.c_weight(drawn, now_ms):
+            return drawn
+    return _draw_from_all(candidates, random, now_ms, but)
+
+
+cdef Py_ssize_t _draw_from_all(Candidates candidates, Random *random, int64_t now_ms, Py_ssize_t but) noexcept:
+    """Draw as `c_draw` does, at the cost of a look at everybody; see the pure half."""
+    cdef Py_ssize_t k, position, last = -1
+    cdef double total = 0.0, left
+    for k in range(candidates.c_count):
+        if candidates.c_positions[k] != but:
+            total += candidates.c_weight(candidates.c_positions[k], now_ms)
+    left = c_unit(random) * total
+    for k in range(candidates.c_count):
+        position = candidates.c_positions[k]
+        if position == but:
+            continue
+        last = position
+        left -= candidates.c_weight(position, now_ms)
+        if left < 0.0:
+            return position
+    return last
+
+
+cdef double _load(Candidates candidates, Py_ssize_t position, double share, int64_t now_ms, int64_t decay_ms) noexcept:
+    cdef int64_t row = candidates.c_places[position].row
+    cdef int64_t work = candidates.segment.c_total(row, WORK)
+    cdef double cost = c_cost(<uint64_t>fr_load(candidates.segment.c_cell(row, COST)), now_ms, decay_ms)
+    return c_expected_load(cost, <double>(work if work > 0 else 0) / 1000.0 / share)

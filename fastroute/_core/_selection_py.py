@@ -1,25 +1,48 @@
 """Pure half of `selection`: the readable reference.
 
-`candidates` is everywhere a list or tuple of positions into the arrays; an empty one gives -1, a position out
-of range is an IndexError. `bits` is a random integer of which the low 64 bits count. A cost is
-(load + 1) / weight, lower is better; a weight that is not positive makes it infinite, and so does a
-load that is no number.
+A choice is made among the positions of a `Candidates` after its `gate`; none gives -1. `bits` is a random integer of
+which the low 64 bits count; a choice that needs more draws them from there by splitmix64 (Steele et al. 2014).
 """
 
-from collections.abc import Callable, Sequence
-from math import inf
+from collections.abc import Sequence
 from operator import index
-from typing import Final, TypeAlias
+from typing import Final
 
-from fastroute._core._counters_py import Segment
+from fastroute._core._attempts_py import _decayed, _unpack, expected_load
+from fastroute._core._candidates_py import Candidates
+from fastroute._core._counters_file import COST, IN_FLIGHT, WORK
 
 MAX_POSITIONS: Final = 65536
-MAX_WEIGHT: Final = 1_000_000
+#: The product of three weights of 1000, as an endpoint may have.
+MAX_WEIGHT: Final = 1_000_000_000
+#: Loads that differ by less than this factor are alike: which of them is lower is noise.
+ALIKE: Final = 1.5
 
-_Load: TypeAlias = Callable[[int], float]
-
-_MASK_32: Final = (1 << 32) - 1
 _MASK_64: Final = (1 << 64) - 1
+#: After this many rejections a draw by weight looks at every candidate instead.
+_MAX_DRAWS: Final = 64
+
+
+class _Random:
+    """splitmix64."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, bits: int) -> None:
+        self._state = bits & _MASK_64
+
+    def next(self) -> int:
+        self._state = self._state + 0x9E3779B97F4A7C15 & _MASK_64
+        z = self._state
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
+        return z ^ z >> 31
+
+    def below(self, n: int) -> int:
+        return self.next() * n >> 64
+
+    def unit(self) -> float:
+        return (self.next() >> 11) * (1.0 / 9007199254740992.0)
 
 
 class RoundRobin:
@@ -33,7 +56,17 @@ class RoundRobin:
         self._n = checked_count(n)
         self._next = index(start) % n if n else 0
 
-    def pick(self, candidates: Sequence[int]) -> int:
+    @property
+    def cursor(self) -> int:
+        """The position at which the next pick begins."""
+        return self._next
+
+    @cursor.setter
+    def cursor(self, position: int) -> None:
+        _check(position, self._n)
+        self._next = position
+
+    def pick(self, candidates: Candidates) -> int:
         """Return the first candidate at or cyclically after the position that follows the last pick."""
         best, nearest = -1, self._n
         for candidate in candidates:
@@ -54,7 +87,7 @@ class SmoothWeightedRoundRobin:
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
-        """Take one weight per position: 0 (never picked) to 1,000,000; at most 65536 of them (ValueError)."""
+        """Take one weight per position: 0 (never picked) to 1,000,000,000; at most 65536 of them (ValueError)."""
         self._weights = checked_weights(weights)
         self._current = [0] * len(self._weights)
         self._effective = list(self._weights)
@@ -69,7 +102,13 @@ class SmoothWeightedRoundRobin:
         """A copy of the effective weights: failures lower them, each pick that sees the candidate adds 1."""
         return list(self._effective)
 
-    def pick(self, candidates: Sequence[int]) -> int:
+    def restore(self, i: int, current: int, effective: int) -> None:
+        """Take over the weights a position had in another cycle; bounded by its weight here."""
+        _check(i, len(self._weights))
+        self._current[i] = current
+        self._effective[i] = max(0, min(effective, self._weights[i]))
+
+    def pick(self, candidates: Candidates) -> int:
         """Return the next candidate; all of them are checked before any weight changes."""
         for candidate in candidates:
             _check(candidate, len(self._weights))
@@ -101,31 +140,80 @@ class SmoothWeightedRoundRobin:
             self._effective[i] = max(0, self._effective[i] - self._weights[i] // max_fails)
 
 
-def least_load(loads: Sequence[float], weights: Sequence[float], candidates: Sequence[int], bits: int) -> int:
-    """Return the candidate of least cost; `bits` decide between equals, uniformly."""
-    return _least(lambda i: loads[i], weights, candidates, bits)
+def least_connections(candidates: Candidates, bits: int, now_ms: int) -> int:
+    """Return the candidate with the least in flight for its weight, over all workers; equals by weight at random."""
+    random = _Random(bits)
+    best, least, tied = -1, 0.0, 0.0
+    for position in candidates.positions:
+        weight = candidates.weight(position, now_ms)
+        cost = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT)) / weight
+        if best < 0 or cost < least:
+            best, least, tied = position, cost, weight
+        elif cost == least:
+            tied += weight
+            if random.unit() * tied < weight:
+                best = position
+    return best
 
 
-def least_load_segment(
-    segment: Segment, endpoints: Sequence[int], weights: Sequence[float], candidates: Sequence[int], bits: int
-) -> int:
-    """Return `least_load` where the load at position i is `segment.in_flight(endpoints[i])`."""
-    return _least(lambda i: segment.in_flight(endpoints[i]), weights, candidates, bits)
+def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
+    """Return the better of two candidates drawn by weight (Mitzenmacher 2001).
 
-
-def p2c(loads: Sequence[float], weights: Sequence[float], candidates: Sequence[int], bits: int) -> int:
-    """Return the better of two distinct candidates drawn uniformly by `bits`; between equals the first.
-
-    The power of two choices: Mitzenmacher, "The power of two choices in randomized load balancing" (1996).
+    Their load is cost x (in-flight work for their weight + 1). Of two that are alike the first drawn is taken, so that
+    weights hold exactly when nothing else tells candidates apart.
     """
-    return _better(lambda i: loads[i], weights, candidates, bits)
+    count = len(candidates.positions)
+    if count <= 1:
+        return candidates.positions[0] if count else -1
+    random = _Random(bits)
+    first = _draw(candidates, random, now_ms, -1)
+    second = _draw(candidates, random, now_ms, first)
+    first_weight, second_weight = candidates.weight(first, now_ms), candidates.weight(second, now_ms)
+    mean = (first_weight + second_weight) / 2.0
+    first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
+    second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
+    if first_load <= second_load * ALIKE and second_load <= first_load * ALIKE:
+        return first
+    return first if first_load < second_load else second
 
 
-def p2c_segment(
-    segment: Segment, endpoints: Sequence[int], weights: Sequence[float], candidates: Sequence[int], bits: int
-) -> int:
-    """Return `p2c` where the load at position i is `segment.in_flight(endpoints[i])`."""
-    return _better(lambda i: segment.in_flight(endpoints[i]), weights, candidates, bits)
+def weighted_random(candidates: Candidates, bits: int, now_ms: int) -> int:
+    """Return a candidate drawn by weight."""
+    count = len(candidates.positions)
+    if count <= 1:
+        return candidates.positions[0] if count else -1
+    return _draw(candidates, _Random(bits), now_ms, -1)
+
+
+def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
+    positions = candidates.positions
+    for _ in range(_MAX_DRAWS):
+        drawn = positions[random.below(len(positions))]
+        if drawn != but and random.unit() * candidates.max_weight < candidates.weight(drawn, now_ms):
+            return drawn
+    return _draw_from_all(candidates, random, now_ms, but)
+
+
+def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
+    """Draw as `_draw` does, at the cost of a look at everybody: for pools where few weigh far more than the rest."""
+    others = [position for position in candidates.positions if position != but]
+    total = 0.0
+    for position in others:
+        total += candidates.weight(position, now_ms)
+    left = random.unit() * total
+    for position in others:
+        left -= candidates.weight(position, now_ms)
+        if left < 0.0:
+            return position
+    return others[-1]
+
+
+def _load(candidates: Candidates, position: int, share: float, now_ms: int, decay_ms: int) -> float:
+    row = candidates.rows[position]
+    value, stamp = _unpack(candidates.segment.cell(row, COST) % (1 << 64))
+    work = max(0, candidates.segment.total(row, WORK)) / 1000.0
+    return expected_load(_decayed(value, stamp, now_ms, decay_ms), work / share)
 
 
 def checked_count(n: int) -> int:
@@ -143,39 +231,6 @@ def checked_weights(weights: Sequence[int]) -> list[int]:
         if not 0 <= weight <= MAX_WEIGHT:
             raise ValueError(f"weight {i} must be 0 to {MAX_WEIGHT}, not {weight}")
     return checked
-
-
-def _least(load: _Load, weights: Sequence[float], candidates: Sequence[int], bits: int) -> int:
-    if not candidates:
-        return -1
-    costs = [_cost(load, weights, candidate) for candidate in candidates]
-    least = min(costs)
-    ties = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
-    return ties[(bits & _MASK_64) * len(ties) >> 64]
-
-
-def _better(load: _Load, weights: Sequence[float], candidates: Sequence[int], bits: int) -> int:
-    n = len(candidates)
-    if n == 0:
-        return -1
-    if n == 1:
-        _check(candidates[0], len(weights))
-        return candidates[0]
-    # Multiply-shift: a 32-bit half scaled to 0..n-1; no value is favoured by more than n / 2**32.
-    at_first = (bits >> 32 & _MASK_32) * n >> 32
-    at_second = (bits & _MASK_32) * (n - 1) >> 32
-    first, second = candidates[at_first], candidates[at_second + (at_second >= at_first)]
-    return second if _cost(load, weights, second) < _cost(load, weights, first) else first
-
-
-def _cost(load: _Load, weights: Sequence[float], i: int) -> float:
-    if i < 0:
-        raise IndexError(f"candidate {i} is negative")
-    weight = weights[i]
-    if not weight > 0.0:
-        return inf
-    cost = (load(i) + 1.0) / weight
-    return cost if cost == cost else inf
 
 
 def _check(i: int, n: int) -> None:

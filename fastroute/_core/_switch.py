@@ -7,7 +7,21 @@ an ImportError. Both are 0 or 1, at run time as at build time.
 import importlib.util
 import os
 
-COMPILED_MODULES = ("counters", "h1", "jsonscan", "modeltable", "selection", "sse")
+COMPILED_MODULES = (
+    "affinity",
+    "attempts",
+    "bandit",
+    "candidates",
+    "cheapest",
+    "counters",
+    "h1",
+    "jsonscan",
+    "modeltable",
+    "quantile",
+    "selection",
+    "sse",
+    "time_window",
+)
 
 
 def _flag(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Counters shared by the processes of one gateway: in-flight rows per worker and 64 control words.
+"""Counters shared by the processes of one gateway: rows per worker, cells per endpoint and 64 control words.
 
 `ATOMIC` says whether `add`, `add_word` and `cas_word` are exact between processes (the compiled half) or only
 between the threads that share one `Segment` object (the pure half: one writing process per row).
@@ -7,16 +7,28 @@ between the threads that share one `Segment` object (the pure half: one writing 
 from typing import TYPE_CHECKING
 
 from fastroute._core._counters_file import (
+    BANDIT,
+    BANDIT_TIME_MS,
+    BREAKER,
+    BREAKER_COUNTS,
+    CELLS,
+    CLOSED_AT_MS,
     COLUMNS,
+    COOLDOWN_UNTIL_MS,
+    COST,
     FAILURES,
     IN_FLIGHT,
     INPUT_TOKENS,
+    LAST_USED_MS,
     LAST_USED_NS,
     OUTPUT_TOKENS,
     REQUESTS,
-    SPARE_A,
+    SLOW_START_MS,
     SPARE_B,
+    WINDOW_0,
+    WINDOW_BUCKETS,
     WORDS,
+    WORK,
     SegmentError,
 )
 from fastroute._core._switch import USE_EXTENSIONS
@@ -28,16 +40,28 @@ else:
 
 __all__ = [
     "ATOMIC",
+    "BANDIT",
+    "BANDIT_TIME_MS",
+    "BREAKER",
+    "BREAKER_COUNTS",
+    "CELLS",
+    "CLOSED_AT_MS",
     "COLUMNS",
+    "COOLDOWN_UNTIL_MS",
+    "COST",
     "FAILURES",
     "INPUT_TOKENS",
     "IN_FLIGHT",
+    "LAST_USED_MS",
     "LAST_USED_NS",
     "OUTPUT_TOKENS",
     "REQUESTS",
-    "SPARE_A",
+    "SLOW_START_MS",
     "SPARE_B",
+    "WINDOW_0",
+    "WINDOW_BUCKETS",
     "WORDS",
+    "WORK",
     "Segment",
     "SegmentError",
 ]

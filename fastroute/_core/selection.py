@@ -1,4 +1,4 @@
-"""Choosing one endpoint among candidates over flat arrays. No clock, no RNG: random bits are an argument."""
+"""Choosing one endpoint among a pool's candidates. No clock, no RNG: time and random bits are arguments."""
 
 from typing import TYPE_CHECKING
 
@@ -8,26 +8,17 @@ if TYPE_CHECKING or not USE_EXTENSIONS:
     from fastroute._core._selection_py import (
         RoundRobin,
         SmoothWeightedRoundRobin,
-        least_load,
-        least_load_segment,
+        least_connections,
         p2c,
-        p2c_segment,
+        weighted_random,
     )
 else:
     from fastroute._core._selection_c import (
         RoundRobin,
         SmoothWeightedRoundRobin,
-        least_load,
-        least_load_segment,
+        least_connections,
         p2c,
-        p2c_segment,
+        weighted_random,
     )
 
-__all__ = [
-    "RoundRobin",
-    "SmoothWeightedRoundRobin",
-    "least_load",
-    "least_load_segment",
-    "p2c",
-    "p2c_segment",
-]
+__all__ = ["RoundRobin", "SmoothWeightedRoundRobin", "least_connections", "p2c", "weighted_random"]

@@ -1,22 +1,16 @@
-"""Least connections: the endpoint with the least in flight for its weight; ties are broken at random."""
+"""Least connections: the endpoint with the least in flight for its weight; equals are drawn by weight."""
 
-from collections.abc import Callable, Sequence
+from fastroute._core.candidates import Candidates
+from fastroute._core.selection import least_connections
+from fastroute.balance.base import BaseStrategy
+from fastroute.interfaces import Ask
 
-from fastroute._core.counters import Segment
-from fastroute._core.selection import least_load_segment
 
-
-class LeastConnections:
+class LeastConnections(BaseStrategy):
     """In-flight counts are those of all workers."""
 
     name = "least_connections"
 
-    def __init__(self, weights: Sequence[int], segment: Segment, random_bits: Callable[[], int]) -> None:
-        self._weights = [float(weight) for weight in weights]
-        self._positions = list(range(len(weights)))
-        self._segment = segment
-        self._random_bits = random_bits
-
-    def pick(self, candidates: Sequence[int]) -> int:
+    def pick(self, candidates: Candidates, ask: Ask) -> int:
         """Return the chosen position, -1 if there are no candidates."""
-        return least_load_segment(self._segment, self._positions, self._weights, candidates, self._random_bits())
+        return least_connections(candidates, self._bits(), ask.now_ms)

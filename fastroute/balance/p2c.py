@@ -1,27 +1,24 @@
-"""Power of two choices: of two endpoints drawn at random, the one with less in flight for its weight.
+"""Power of two choices: of two endpoints drawn by weight, the one with the lower expected load.
 
-Nearly as good as looking at all of them, and free of the herd that follows a stale minimum (Mitzenmacher 2001).
+Nearly as good as looking at all of them, and free of the herd that follows a stale minimum (Mitzenmacher 2001). The
+load is peak EWMA of the normalised time to first token x (in-flight work + 1), over all workers.
 """
 
-from collections.abc import Callable, Sequence
+from fastroute._core.candidates import Candidates
+from fastroute._core.selection import p2c
+from fastroute.balance.base import BaseStrategy
+from fastroute.interfaces import Ask, PoolInfo
 
-from fastroute._core.counters import Segment
-from fastroute._core.selection import p2c_segment
 
-
-class PowerOfTwoChoices:
-    """In-flight counts are those of all workers."""
+class PowerOfTwoChoices(BaseStrategy):
+    """The default."""
 
     name = "p2c"
 
-    def __init__(self, weights: Sequence[int], segment: Segment, random_bits: Callable[[], int]) -> None:
-        self._weights = [float(weight) for weight in weights]
-        self._positions = list(range(len(weights)))
-        self._segment = segment
-        self._random_bits = random_bits
+    def __init__(self, info: PoolInfo) -> None:
+        super().__init__(info)
+        self._decay_ms: int = info.options.ewma_decay_ms
 
-    def pick(self, candidates: Sequence[int]) -> int:
+    def pick(self, candidates: Candidates, ask: Ask) -> int:
         """Return the chosen position, -1 if there are no candidates."""
-        if len(candidates) == 1:
-            return candidates[0]
-        return p2c_segment(self._segment, self._positions, self._weights, candidates, self._random_bits())
+        return p2c(candidates, self._bits(), ask.now_ms, self._decay_ms)

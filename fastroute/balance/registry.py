@@ -1,26 +1,37 @@
 """Strategies by name. A third party adds one by the entry point group ``fastroute.strategies``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from fastroute._core.counters import Segment
+from fastroute.balance.adaptive import Adaptive
+from fastroute.balance.consistent_hash import ConsistentHash
+from fastroute.balance.cost_optimized import CostOptimized
 from fastroute.balance.least_connections import LeastConnections
+from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
+from fastroute.balance.prefix import Prefix
 from fastroute.balance.round_robin import RoundRobinStrategy
+from fastroute.balance.time_window import TimeWindow
+from fastroute.balance.weighted_random import WeightedRandom
 from fastroute.balance.weighted_round_robin import WeightedRoundRobin
-from fastroute.interfaces import Strategy
+from fastroute.interfaces import PoolInfo, Strategy
 
 ENTRY_POINT_GROUP = "fastroute.strategies"
 
-
-# (weights by position, shared counters, source of 64 random bits) -> strategy
-Factory = Callable[[Sequence[int], Segment, Callable[[], int]], Strategy]
+Factory = Callable[[PoolInfo], Strategy]
 
 BUILT_IN: dict[str, Factory] = {
     "p2c": PowerOfTwoChoices,
     "round_robin": RoundRobinStrategy,
     "weighted_round_robin": WeightedRoundRobin,
     "least_connections": LeastConnections,
+    "least_latency": LeastLatency,
+    "cost_optimized": CostOptimized,
+    "adaptive": Adaptive,
+    "random": WeightedRandom,
+    "time_window": TimeWindow,
+    "consistent_hash": ConsistentHash,
+    "prefix": Prefix,
 }
 
 

@@ -86,7 +86,8 @@ class _Report:
         sums["attempts"] = record.attempts
         sums["cost_nano_usd"] = record.cost_nano_usd
         group = record.at_ns // _NS_PER_DAY if self.by == "day" else getattr(record, _FIELDS[self.by])
-        self.add_sums(group, record.usage_source, 1, 0 if record.priced else 1, sums)
+        count = 0 if record.outcome == "hedged" else 1
+        self.add_sums(group, record.usage_source, count, 0 if record.priced else count, sums)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the contract, in the order of their group."""
@@ -195,9 +196,10 @@ def _query(by: GroupBy, function: str) -> str:
     group = "day" if by == "day" else f"kinds.{_FIELDS[by]}"
     names = ", ".join(_SUMMED)
     return (
-        f"SELECT {group}, kinds.usage_source, requests, unpriced, {names} FROM (SELECT kind, {day} AS day,"
+        f"SELECT {group}, kinds.usage_source, requests * counts, unpriced * counts, {names}"
+        f" FROM (SELECT kind, {day} AS day,"
         f" COUNT(*) AS requests, SUM(NOT priced) AS unpriced, {sums} FROM requests GROUP BY kind, day)"
-        " AS grouped JOIN kinds ON kinds.id = grouped.kind"
+        " AS grouped JOIN (SELECT *, outcome <> 'hedged' AS counts FROM kinds) AS kinds ON kinds.id = grouped.kind"
     )
 
 

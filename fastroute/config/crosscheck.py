@@ -12,32 +12,21 @@ from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from fastroute.config.faults import Faults, Path, show_path
+from fastroute.config.headers import MAX_HEADERS, set_fault, value_fault
 from fastroute.config.presets import PRESETS, UNSUPPORTED_TYPES, Preset
 from fastroute.config.references import check_references
 from fastroute.config.schema import ApiKey, Auth, Config, Provider, Server
 from fastroute.config.secret import Secret
 from fastroute.config.shape import Broken
 
-MAX_HEADERS: Final = 32
-_HEADER_BYTES: Final = 8192
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})\Z")
 _URL_UNUSABLE: Final = re.compile(r"[^\x21-\x7e]|[\\<>\"{}|^`]")
 _CREDENTIAL: Final = re.compile(r"[\x21-\x7e]{1,8192}\Z")
 _PATH_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+#: Bit 0 stands for no region, bit 63 for one that no provider is in.
+MAX_REGIONS: Final = 62
 #: First path segments that mean something else.
 _TAKEN_SEGMENTS: Final = frozenset({"v1", "v1beta", "lb", "livez", "readyz", ".", ".."})
-# RFC 9110, 5.6.2 (token) and 5.5 (field values, obs-text left out).
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
-_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\Z")
-#: Headers that frame the message, name the host, carry our credential, or that the gateway sets itself.
-_RESERVED_HEADERS: Final = frozenset(
-    {
-        "accept-encoding", "api-key", "authorization", "connection", "content-encoding", "content-length",
-        "content-type", "expect", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
-        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-api-key",
-        "x-goog-api-key",
-    }
-)  # fmt: skip
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost.", "ip6-localhost"})
 
 
@@ -46,6 +35,7 @@ def check(config: Config, faults: Faults) -> None:
     _check_server(config.server, faults)
     _check_auth(config.auth, faults)
     _check_providers(config, faults)
+    _check_regions(config, faults)
     backoff = config.routing.retry.backoff
     if isinstance(backoff.base_ms, int) and isinstance(backoff.max_ms, int) and backoff.max_ms < backoff.base_ms:
         faults.add(("routing", "retry", "backoff", "max_ms"), "must not be less than base_ms")
@@ -67,6 +57,17 @@ def present(values: Iterable[Any], path: Path) -> Iterator[tuple[Path, Any]]:
     for at, value in enumerate(values):
         if not isinstance(value, Broken):
             yield (*path, at), value
+
+
+def _check_regions(config: Config, faults: Faults) -> None:
+    """Report the first provider whose region is one too many: a request's are kept in one 64-bit word."""
+    regions: set[str] = set()
+    for path, provider in present(config.providers, ("providers",)):
+        if isinstance(provider.region, str) and provider.region:
+            regions.add(provider.region)
+            if len(regions) > MAX_REGIONS:
+                faults.add((*path, "region"), f"is a region too many: there may be {MAX_REGIONS}")
+                return
 
 
 def _check_server(server: Server, faults: Faults) -> None:
@@ -248,13 +249,12 @@ def _check_headers(path: Path, headers: dict[str, Secret], faults: Faults) -> No
     seen: set[str] = set()
     for name, value in headers.items():
         where, lower = (*path, name), name.lower()
-        if not _HEADER_NAME.match(name):
-            faults.add(where, "is not a valid header name")
-        elif lower in _RESERVED_HEADERS or lower.startswith("x-fastroute-"):
-            faults.add(where, "must not be set here: the gateway sets or refuses this header itself")
+        fault = set_fault(name)
+        if fault is not None:
+            faults.add(where, fault)
         elif lower in seen:
             faults.add(where, "is set twice (header names ignore case)")
         seen.add(lower)
-        text = value.reveal() if isinstance(value, Secret) else "-"
-        if len(text) > _HEADER_BYTES or not _HEADER_VALUE.match(text):
-            faults.add(where, "is not a valid header value: visible ASCII, spaces inside only, at most 8192 bytes")
+        fault = value_fault(value.reveal() if isinstance(value, Secret) else "-")
+        if fault is not None:
+            faults.add(where, fault)

@@ -4,30 +4,23 @@ from typing import Final
 
 from fastroute.config.schema import Config
 
-#: Strategies this version acts on.
-STRATEGIES_IN_FORCE: Final = frozenset({"p2c", "round_robin", "weighted_round_robin", "least_connections"})
-
 _FIELDS: Final = (
-    ("rules", "routing rules"),
-    ("tenants", "tenant overrides"),
+    ("tenants.limits", "rate and concurrency limits of tenants"),
+    ("tenants.budget", "budgets of tenants"),
     ("auth.path_tokens", "key-pool paths"),
     ("auth.keys.limits", "rate and concurrency limits of keys"),
     ("auth.keys.budget", "budgets of keys"),
     ("providers.keys.rpm", "request rates of provider keys"),
     ("providers.keys.tpm", "token rates of provider keys"),
-    ("routing.breaker", "the circuit breaker"),
-    ("routing.retry.backoff", "the waiting time between retries"),
 )
 
 
 def not_in_force(config: Config) -> list[str]:
-    """Return one line per field that was set and that this version does not act on; defaults are not
-    mentioned.
+    """Return one line per field that was set and that this version does not act on; defaults are not mentioned.
 
     Each line is `path: what it would do; accepted, but not in force in this version`.
     """
     set_fields = [(path, what) for path, what in _FIELDS if path in config.given and _is_set(config, path)]
-    set_fields += [(path, f"strategy {name}") for path, name in _strategies(config) if name not in STRATEGIES_IN_FORCE]
     return [f"{path}: {what}: accepted, but not in force in this version" for path, what in set_fields]
 
 
@@ -38,12 +31,3 @@ def _is_set(config: Config, path: str) -> bool:
         found = [getattr(value, name) for value in values]
         values = [item for one in found for item in (one if isinstance(one, tuple) else (one,))]
     return any(value is not None for value in values)
-
-
-def _strategies(config: Config) -> list[tuple[str, str]]:
-    """Return the path and name of every strategy outside rules and tenants, which are not in force as a
-    whole.
-    """
-    named = [("routing.strategy", config.routing.strategy)]
-    named += [(f"routes[{at}].strategy", route.strategy or "p2c") for at, route in enumerate(config.routes)]
-    return named

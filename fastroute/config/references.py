@@ -6,12 +6,19 @@ from importlib.metadata import entry_points
 from typing import Any, Final
 
 from fastroute.config.faults import Faults, Path, show_path
+from fastroute.config.headers import CREDENTIALS, MAX_HEADERS, name_fault, set_fault, value_fault
 from fastroute.config.patterns import any_matches, is_pattern, matches
-from fastroute.config.schema import STRATEGIES, Config, Route, Rule, Tenant, Then, When
+from fastroute.config.schema import STRATEGIES, Action, Config, Fallback, Route, Rule, Tenant, Then, When
 from fastroute.config.shape import Broken
 
 #: Entry point group in which plugins name their balancing strategies.
 STRATEGY_GROUP: Final = "fastroute.strategies"
+#: The tenant of keys that name none. It need not be listed.
+DEFAULT_TENANT: Final = "default"
+MAX_STEPS: Final = 16
+_LEVELS: Final = ("low", "normal", "high", "critical")
+_LONELY: Final = ("provider", "pool", "reject")
+_SETTINGS: Final = ("provider", "pool", "strategy", "priority", "tags", "headers", "reject")
 
 
 def known_strategies() -> tuple[str, ...]:
@@ -57,6 +64,11 @@ class _References:
         self._keys = {key.id for key in config.auth.keys if isinstance(key.id, str)}
         self._keys_complete = not isinstance(config.auth, Broken) and not isinstance(config.auth.keys, Broken)
         self._keys_complete &= all(isinstance(key.id, str) for key in config.auth.keys)
+        self._listed_tenants = {tenant.id for tenant in config.tenants if isinstance(tenant.id, str)}
+        self._tenants = self._listed_tenants | {key.tenant for key in config.auth.keys if isinstance(key.tenant, str)}
+        self._tenants_complete = self._keys_complete and not isinstance(config.tenants, Broken)
+        self._tenants_complete &= all(isinstance(one.id, str) for one in config.tenants)
+        self._tenants_complete &= all(isinstance(key.tenant, str) for key in config.auth.keys)
         for at, provider in enumerate(config.providers):
             self._collect(("providers", at), provider)
 
@@ -83,6 +95,7 @@ class _References:
             self._check_rule(("rules", at), rule)
         for at, tenant in enumerate(config.tenants):
             self._check_tenant(("tenants", at), tenant)
+        self._check_key_tenants()
         self._faults.unique((("rules", at, "id"), rule.id) for at, rule in enumerate(config.rules))
         self._faults.unique((("tenants", at, "id"), tenant.id) for at, tenant in enumerate(config.tenants))
 
@@ -138,6 +151,8 @@ class _References:
             if isinstance(route.model, str):
                 self._check_route_model(route.model, (*path, "model"))
             self._check_tiers(path, route)
+            for name in ("fallbacks", "on_context_window", "on_content_policy"):
+                self._check_chain((*path, name), getattr(route, name))
 
     def _check_route_model(self, model: str, path: Path) -> None:
         if not isinstance(self._config.aliases, Broken) and model in self._config.aliases:
@@ -147,7 +162,7 @@ class _References:
 
     def _check_tiers(self, path: Path, route: Route) -> None:
         seen: dict[str, Path] = {}
-        for at, tier in enumerate(route.tiers):
+        for at, tier in enumerate(route.tiers or ()):
             for place, name in enumerate(tier):
                 where = (*path, "tiers", at, place)
                 if not isinstance(name, str) or not self._check_provider(name, where):
@@ -159,6 +174,23 @@ class _References:
                 if served and self._complete and isinstance(route.model, str) and not served.serves(route.model):
                     shown = self._faults.quote(where, name)
                     self._faults.add(where, f"provider {shown} does not list the model of this route")
+
+    def _check_chain(self, path: Path, chain: tuple[Fallback, ...]) -> None:
+        if not isinstance(chain, Broken) and len(chain) > MAX_STEPS:
+            self._faults.add(path, f"at most {MAX_STEPS} steps")
+        for at, step in enumerate(chain):
+            where = (*path, at)
+            if step.provider is None and step.pool is None and step.model is None:
+                self._faults.add(where, "leads nowhere: set provider, pool or model")
+            if step.provider is not None and step.pool is not None:
+                self._faults.add(where, "provider and pool exclude each other")
+            if isinstance(step.provider, str):
+                self._check_provider(step.provider, (*where, "provider"))
+            self._check_provider_list(step.pool, (*where, "pool"))
+            self._check_strategy(step.strategy, (*where, "strategy"))
+            aliases = self._config.aliases
+            if isinstance(step.model, str) and not isinstance(aliases, Broken) and step.model not in aliases:
+                self._check_model(step.model, (*where, "model"))
 
     def _check_provider(self, name: str, path: Path) -> bool:
         if name in self._by_provider or not self._complete:
@@ -190,14 +222,55 @@ class _References:
                 self._check_when((*path, name, at), part)
         if isinstance(when.not_, When):
             self._check_when((*path, "not"), when.not_)
-        if isinstance(when.tz, str):
-            if not is_zone(when.tz):
-                shown = self._faults.quote((*path, "tz"), when.tz)
-                self._faults.add((*path, "tz"), f"unknown time zone {shown}: use an IANA name such as Europe/Berlin")
-            if when.hours is None and when.days is None:
-                self._faults.add((*path, "tz"), "says nothing without hours or days")
+        self._check_time(path, when)
+        self._check_sizes(path, when)
+        self._check_wanted_headers((*path, "header"), when.header)
         if self._keys_complete:
             self._check_key_ids((*path, "key"), when.key)
+        if self._tenants_complete and (self._keys or self._listed_tenants):
+            self._check_tenant_ids((*path, "tenant"), when.tenant)
+
+    def _check_time(self, path: Path, when: When) -> None:
+        if not isinstance(when.tz, str):
+            return
+        if not is_zone(when.tz):
+            shown = self._faults.quote((*path, "tz"), when.tz)
+            self._faults.add((*path, "tz"), f"unknown time zone {shown}: use an IANA name such as Europe/Berlin")
+        if when.hours is None and when.days is None:
+            self._faults.add((*path, "tz"), "says nothing without hours or days")
+
+    def _check_sizes(self, path: Path, when: When) -> None:
+        least, most = when.min_prompt_tokens, when.max_prompt_tokens
+        if isinstance(least, int) and isinstance(most, int) and most < least:
+            self._faults.add((*path, "max_prompt_tokens"), "must not be less than min_prompt_tokens")
+        if isinstance(when.min_priority, str) and when.priority and all(isinstance(one, str) for one in when.priority):
+            floor = _LEVELS.index(when.min_priority)
+            if all(_LEVELS.index(one) < floor for one in when.priority):
+                self._faults.add((*path, "priority"), "never holds: all of it is below min_priority")
+
+    def _check_wanted_headers(self, path: Path, wanted: Any) -> None:
+        if wanted is None or isinstance(wanted, Broken):
+            return
+        if not 0 < len(wanted) <= MAX_HEADERS:
+            self._faults.add(path, f"must name 1 to {MAX_HEADERS} headers")
+        self._check_repeated(path, wanted)
+        for name in wanted:
+            fault = name_fault(name)
+            if fault is None and name.lower() in CREDENTIALS:
+                fault = "carries credentials, which rules do not read: match by key or tenant"
+            if fault is not None:
+                self._faults.add((*path, name), fault)
+            for at, value in enumerate(wanted[name] or ()):
+                fault = value_fault(value) if isinstance(value, str) else None
+                if fault is not None:
+                    self._faults.add((*path, name, at), fault)
+
+    def _check_repeated(self, path: Path, headers: Iterable[str]) -> None:
+        seen: set[str] = set()
+        for name in headers:
+            if name.lower() in seen:
+                self._faults.add((*path, name), "is there twice (header names ignore case)")
+            seen.add(name.lower())
 
     def _check_key_ids(self, path: Path, ids: Any) -> None:
         for at, name in enumerate(ids or ()):
@@ -205,18 +278,76 @@ class _References:
                 shown = self._faults.quote((*path, at), name)
                 self._faults.add((*path, at), f"no key in auth.keys has the id {shown}")
 
+    def _check_tenant_ids(self, path: Path, ids: Any) -> None:
+        for at, name in enumerate(ids or ()):
+            if isinstance(name, str) and name not in self._tenants and name != DEFAULT_TENANT:
+                where = (*path, at)
+                literal = (one for one in sorted(self._tenants)) if self._faults.is_literal(where) else ()
+                near = self._faults.suggest(name, literal)
+                shown = self._faults.quote(where, name)
+                self._faults.add(where, f"no key and no entry of tenants has the tenant {shown}{near}")
+
     def _check_then(self, path: Path, then: Then) -> None:
         if isinstance(then, Broken):
             return
-        choice = [name for name in ("provider", "pool", "reject") if getattr(then, name) is not None]
-        if not choice and then.strategy is None and then.priority is None:
-            self._faults.add(path, "does nothing: set provider, pool, strategy, priority or reject")
+        actions: list[tuple[Path, Action]] = [(path, then)]
+        if not isinstance(then.chain, Broken):
+            chain = then.chain or ()
+            if len(chain) > MAX_STEPS:
+                self._faults.add((*path, "chain"), f"at most {MAX_STEPS} actions")
+            actions += [((*path, "chain", at), one) for at, one in enumerate(chain) if not isinstance(one, Broken)]
+        given = [(where, name) for where, one in actions for name in _SETTINGS if getattr(one, name) is not None]
+        if not given and not isinstance(then.chain, Broken):
+            self._faults.add(path, f"does nothing: set {', '.join(_SETTINGS)} or chain")
+        self._check_exclusive(path, given)
+        self._check_repeated_settings(given)
+        for where, action in actions:
+            self._check_action(where, action)
+        for where, action in actions[1:]:
+            if all(getattr(action, name) is None for name in _SETTINGS):
+                self._faults.add(where, f"does nothing: set {', '.join(_SETTINGS)}")
+
+    def _check_exclusive(self, path: Path, given: list[tuple[Path, str]]) -> None:
+        choice = list(dict.fromkeys(name for _, name in given if name in _LONELY))
         if len(choice) > 1:
             self._faults.add(path, f"{' and '.join(choice)} exclude each other")
-        if isinstance(then.provider, str):
-            self._check_provider(then.provider, (*path, "provider"))
-        self._check_provider_list(then.pool, (*path, "pool"))
-        self._check_strategy(then.strategy, (*path, "strategy"))
+
+    def _check_repeated_settings(self, given: list[tuple[Path, str]]) -> None:
+        first: dict[str, Path] = {}
+        for where, name in given:
+            if name in first and name not in ("tags", "headers"):
+                self._faults.add((*where, name), f"is already set by {show_path((*first[name], name))}")
+            first.setdefault(name, where)
+
+    def _check_action(self, path: Path, action: Action) -> None:
+        if isinstance(action.provider, str):
+            self._check_provider(action.provider, (*path, "provider"))
+        self._check_provider_list(action.pool, (*path, "pool"))
+        self._check_strategy(action.strategy, (*path, "strategy"))
+        if action.headers is not None and not isinstance(action.headers, Broken):
+            self._check_set_headers((*path, "headers"), action.headers)
+
+    def _check_set_headers(self, path: Path, headers: dict[str, str]) -> None:
+        if not 0 < len(headers) <= MAX_HEADERS:
+            self._faults.add(path, f"must name 1 to {MAX_HEADERS} headers")
+        self._check_repeated(path, headers)
+        for name, value in headers.items():
+            fault = "carries credentials" if name.lower() in CREDENTIALS else set_fault(name)
+            fault = fault or (value_fault(value) if isinstance(value, str) else None)
+            if fault is not None:
+                self._faults.add((*path, name), fault)
+
+    def _check_key_tenants(self) -> None:
+        """Refuse keys whose tenant is not listed, once any is: a misspelt tenant must not be one without limits."""
+        if not self._listed_tenants or not self._tenants_complete:
+            return
+        for at, key in enumerate(self._config.auth.keys):
+            if key.tenant not in self._listed_tenants and key.tenant != DEFAULT_TENANT:
+                where = ("auth", "keys", at, "tenant")
+                shown = self._faults.quote(where, key.tenant)
+                self._faults.add(
+                    where, f"no entry of tenants has the id {shown}: once there are any, all must be there"
+                )
 
     def _check_tenant(self, path: Path, tenant: Tenant) -> None:
         if tenant.allowed_providers != ("*",):
@@ -224,6 +355,10 @@ class _References:
         self._check_provider_list(tenant.denied_providers, (*path, "denied_providers"))
         self._check_provider_list(tenant.preferred_providers, (*path, "preferred_providers"))
         self._check_strategy(tenant.strategy, (*path, "strategy"))
+        allowed, denied = tenant.allowed_providers or ("*",), tenant.denied_providers or ()
+        for at, name in enumerate(tenant.preferred_providers or ()):
+            if isinstance(name, str) and (name in denied or (name not in allowed and "*" not in allowed)):
+                self._faults.add((*path, "preferred_providers", at), "is not allowed to this tenant")
 
 
 def is_zone(name: str) -> bool:

@@ -32,6 +32,8 @@ Label = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=1024)]
+HeaderText = Annotated[str, Meta(min_length=1, max_length=1024)]
+TokenCount = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z", extra={"form": "64 hexadecimal digits"})]
 # Prices are kept as integer pico-USD per token, so 0.000001 USD per million tokens is the finest price there is.
 UsdPerMtok = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000", "places": 6})]
@@ -41,6 +43,7 @@ Usd = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000000", "places": 9}
 Level = Literal["low", "normal", "high", "critical"]
 Period = Literal["minute", "hour", "day", "week", "month", "total"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+RejectReason = Literal["rate_limit_exceeded", "unauthorized_model", "invalid_request", "maintenance_mode", "custom"]
 
 #: Names of the strategies that come with fastroute; plugins add theirs by entry point.
 STRATEGIES: Final = (
@@ -89,7 +92,10 @@ class Drain(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The data listener and what belongs to the process group as a whole."""
+    """The data listener and what belongs to the process group as a whole.
+
+    access_log: a file, "-" for the standard output, None for no access log.
+    """
 
     host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
     port: Port = 8080
@@ -99,6 +105,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: ServerLimits = ServerLimits()
     drain: Drain = Drain()
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 4096
+    access_log: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
 
     @property
     def admin_port(self) -> int:
@@ -165,13 +172,27 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     audio_output_usd_per_mtok: UsdPerMtok | None = None
 
 
+class Capabilities(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model can do; true unless said otherwise."""
+
+    stream: bool = True
+    tools: bool = True
+    vision: bool = True
+
+
 class Model(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model a provider serves. `name` may be a glob; `upstream` None: sent under the name it was asked by."""
+    """A model a provider serves. `name` may be a glob; `upstream` None: sent under the name it was asked by.
+
+    context_window, max_output_tokens: None is unknown, and keeps no request away.
+    """
 
     name: ModelName
     upstream: ModelName | None = None
     weight: Weight = 1
     price: Price | None = None
+    context_window: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    capabilities: Capabilities = Capabilities()
 
 
 class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -181,6 +202,14 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     first_byte_ms: Milliseconds = 60_000
     idle_ms: Milliseconds = 60_000
     total_ms: Milliseconds = 600_000
+
+
+class Probe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An active health check: a GET that costs nothing, such as a self-hosted server's `/health`."""
+
+    path: Annotated[str, Meta(pattern=r"^/[^\s]{0,1023}\Z", extra={"form": "a path beginning with /"})] = "/health"
+    interval_ms: Milliseconds = 10_000
+    timeout_ms: Milliseconds = 2_000
 
 
 class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -201,40 +230,123 @@ class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     http2: bool = False
     max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
     timeouts: Timeouts | None = None
+    probe: Probe | None = None
+
+
+class Fallback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One step of a failover chain: a provider, a pool with its own strategy, or whatever serves another model."""
+
+    provider: Identifier | None = None
+    pool: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+    strategy: Label | None = None
+    model: ModelName | None = None
+
+
+Chain = Annotated[tuple[Fallback, ...], Meta(max_length=16)]
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which providers serve a model, in tiers: the first is tried first."""
+    """Which providers serve a model, in tiers: the first is tried first. No tiers: every provider that lists it.
+
+    fallbacks: where to go when all of these have failed. on_context_window, on_content_policy: where to go when the
+    provider refused the request for its length or its content; empty: the refusal is the answer.
+    """
 
     model: ModelName
-    tiers: Annotated[tuple[Annotated[tuple[Identifier, ...], Meta(min_length=1)], ...], Meta(min_length=1)]
+    tiers: Annotated[tuple[Annotated[tuple[Identifier, ...], Meta(min_length=1)], ...], Meta(min_length=1)] | None = (
+        None
+    )
     strategy: Label | None = None
+    fallbacks: Chain = ()
+    on_context_window: Chain = ()
+    on_content_policy: Chain = ()
 
 
 class Breaker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Circuit breaker of an endpoint."""
+    """Circuit breaker of an endpoint.
+
+    Opens after `failure_threshold` failures in a row, or when `failure_rate` of at least `min_requests` within
+    `window_ms` have failed. Stays open for `timeout_ms`, doubled each time in a row up to `max_timeout_ms`. After it
+    has closed, the endpoint's weight grows back over `slow_start_ms`. In a pool of at least `panic_min_endpoints`,
+    when fewer than `panic_percent` of them are let through, first attempts ignore breakers.
+    """
 
     failure_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 5
     success_threshold: Annotated[int, Meta(ge=1, le=10_000)] = 3
     timeout_ms: Milliseconds = 60_000
-    half_open_max_calls: Annotated[int, Meta(ge=1, le=1000)] = 1
+    half_open_max_calls: Annotated[int, Meta(ge=1, le=200)] = 1
+    failure_rate: Annotated[float, Meta(ge=0.001, le=1)] = 0.5
+    min_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 30_000
+    max_timeout_ms: Milliseconds = 600_000
+    slow_start_ms: DelayMilliseconds = 10_000
+    panic_percent: Annotated[int, Meta(ge=0, le=100)] = 50
+    panic_min_endpoints: Annotated[int, Meta(ge=1, le=65536)] = 5
 
 
 class Backoff(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Waiting time before a retry in the same tier."""
+    """Waiting time before the same failure domain is tried again; another one is tried at once.
+
+    jitter: the share of it that is drawn at random.
+    """
 
     kind: Literal["none", "linear", "exponential", "fibonacci"] = "exponential"
     base_ms: DelayMilliseconds = 100
     multiplier: Annotated[float, Meta(ge=1, le=100)] = 2.0
     max_ms: DelayMilliseconds = 10_000
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
+class RetryBudget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many retries there may be in all: a share of the requests of the last `ttl_ms`, and some at low traffic."""
+
+    percent: Annotated[float, Meta(ge=0, le=1000)] = 20.0
+    min_per_s: Annotated[float, Meta(ge=0, le=100_000)] = 10.0
+    ttl_ms: Annotated[int, Meta(ge=1000, le=3_600_000)] = 10_000
+
+
+class Hedge(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A second attempt while the first has not begun to answer; whichever begins first is the answer, both are billed.
+
+    delay_ms: 0 waits for the P95 of the endpoint's time to first token. max_percent: of the requests.
+    max_usd_per_hour: what the losers may cost.
+    """
+
+    enabled: bool = False
+    delay_ms: DelayMilliseconds = 0
+    max_percent: Annotated[float, Meta(ge=0.01, le=100)] = 2.0
+    max_usd_per_hour: Usd = Decimal("1")
 
 
 class Retry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When and how often a request is sent again."""
+    """When and how often a request is sent again.
+
+    max_retry_after_ms: a provider that asks for more is not waited for. max_replicas: a request that has broken the
+    connection to, or timed out at, this many endpoints is not sent to another.
+    """
 
     max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     on_status: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (408, 429, 500, 502, 503, 504, 529)
     backoff: Backoff = Backoff()
+    budget: RetryBudget = RetryBudget()
+    max_retry_after_ms: DelayMilliseconds = 120_000
+    max_replicas: Annotated[int, Meta(ge=1, le=10)] = 2
+    hedge: Hedge = Hedge()
+
+
+class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of strategies, by the strategy's name."""
+
+    ewma_decay_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
+    least_latency_quantile: Annotated[float, Meta(ge=0.01, le=0.99)] = 0.5
+    adaptive_latency_weight: Annotated[float, Meta(ge=0, le=1)] = 0.7
+    adaptive_tau_ms: Annotated[int, Meta(ge=1000, le=86_400_000)] = 300_000
+    adaptive_cap: Annotated[int, Meta(ge=10, le=100_000)] = 200
+    cost_band: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    time_window_ms: Milliseconds = 60_000
+    hash_balance: Annotated[float, Meta(ge=1.01, le=100)] = 1.25
+    prefix_block_bytes: Annotated[int, Meta(ge=16, le=4096)] = 64
+    prefix_table: Annotated[int, Meta(ge=1024, le=4_194_304)] = 65_536
 
 
 class Routing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -244,10 +356,15 @@ class Routing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     breaker: Breaker = Breaker()
     retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
+    options: StrategyOptions = StrategyOptions()
 
 
 class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A condition: every matcher present must hold; no matcher at all always holds. Lists match any of theirs."""
+    """A condition: every matcher present must hold; no matcher at all always holds. Lists match any of theirs.
+
+    model: the name the client asked for, or the one it stands for. header: values by field name, in which `*` stands
+    for any text; a field that is absent matches none. Both bounds of the prompt's size are included.
+    """
 
     all: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
     any: Annotated[tuple["When", ...], Meta(min_length=1)] | None = None
@@ -257,8 +374,12 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     key: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
     region: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
     tags: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    header: dict[HeaderText, Annotated[tuple[HeaderText, ...], Meta(min_length=1)]] | None = None
+    priority: Annotated[tuple[Level, ...], Meta(min_length=1)] | None = None
     min_priority: Level | None = None
     stream: bool | None = None
+    min_prompt_tokens: TokenCount | None = None
+    max_prompt_tokens: TokenCount | None = None
     hours: (
         Annotated[
             str,
@@ -274,24 +395,40 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Reject(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Refuse the request with this status and message."""
+    """Refuse the request. What is None follows from the reason."""
 
-    status: Literal[400, 403, 429, 503] = 403
-    message: Text = "refused by a routing rule"
+    reason: RejectReason = "custom"
+    status: Literal[400, 403, 429, 503] | None = None
+    message: Text | None = None
+    retry_after_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
 
 
-class Then(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a matching rule does; whatever is not set is left as it was."""
+class Action(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done to a request; whatever is not set is left as it was.
+
+    tags: added to those of the request. headers: set on the request that goes upstream.
+    """
 
     provider: Identifier | None = None
     pool: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
     strategy: Label | None = None
     priority: Level | None = None
+    tags: Annotated[tuple[Label, ...], Meta(min_length=1)] | None = None
+    headers: dict[HeaderText, HeaderText] | None = None
     reject: Reject | None = None
 
 
+class Then(Action, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a matching rule does: its own action and those of the chain together. None is set twice."""
+
+    chain: Annotated[tuple[Action, ...], Meta(min_length=1, max_length=16)] | None = None
+
+
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A routing rule: higher `priority` first, equal ones by id, the first that matches applies."""
+    """A routing rule: higher `priority` first, equal ones by id.
+
+    A match that routes (provider, pool) or rejects ends the reading; any other is noted, and reading goes on.
+    """
 
     id: Identifier
     then: Then

@@ -4,16 +4,24 @@ An ordinary async object, so that tests and embedders can run it inside their ow
 """
 
 import asyncio
+import importlib
 import os
 import socket
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from fastroute._core.counters import Segment
 from fastroute.admin.app import AdminApp
+from fastroute.admin.explain import Question, answer
 from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
-from fastroute.config.schema import Config
+from fastroute.build import Surroundings, build_snapshot, identities
+from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.downstream.listener import Listener
+from fastroute.handout import Handout
+from fastroute.routing.explain import Document
+from fastroute.snapshot import Snapshot
+from fastroute.upstream.tls import client_context
 from fastroute.words import DRAINING
 
 INGEST_INTERVAL_S: Final = 1.0
@@ -23,17 +31,54 @@ LEDGER_FILE: Final = "ledger.db"
 class ControlPlane:
     """Ledger ingestion and the admin listener."""
 
-    def __init__(self, config: Config, segment: Segment, admin_socket: socket.socket) -> None:
-        self._config = config
+    def __init__(self, handout: Handout, segment: Segment, admin_socket: socket.socket) -> None:
+        config = handout.config
+        self._handout = handout
         state_dir = config.server.state_dir
         self._ingestor = Ingestor(os.path.join(state_dir, LEDGER_FILE), journal_directory(state_dir))
         key = config.server.admin.key
-        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0)
+        self._segment = segment
+        self._snapshot: Snapshot | None = None
+        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0, self._explain)
         self._socket = admin_socket
+        self._prober: Any = None
+
+    def _explain(self, question: Question) -> Document:
+        """Answer by a snapshot of this process: what it would choose now, by what all workers have seen."""
+        if self._snapshot is None:
+            rng = system_rng()
+            loop = asyncio.get_running_loop()
+            around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
+            generation, rows, config = self._handout
+            self._snapshot = build_snapshot(config, around, generation, rows=rows)
+        return answer(question, self._handout.config, self._snapshot, SYSTEM_CLOCK)
+
+    def reload(self, handout: Handout) -> None:
+        """Go by another configuration from now on, except for what belongs to the server."""
+        self._handout = handout
+        self._snapshot = None
+        self._probe()
+
+    def _probe(self) -> None:
+        """Probe the providers that are to be probed."""
+        _, rows, config = self._handout
+        if self._prober is None and all(provider.probe is None for provider in config.providers):
+            return
+        # Imported only where something is probed: httpx costs several megabytes.
+        module = importlib.import_module("fastroute.health.probe")
+        names = identities(config)
+
+        def rows_of(provider: str) -> list[int]:
+            return [row for row, identity in zip(rows, names, strict=True) if identity[0] == provider]
+
+        if self._prober is None:
+            client = module.make_client(client_context(os.environ))
+            self._prober = module.Prober(self._segment, client, SYSTEM_CLOCK.monotonic_ns, system_rng().random)
+        self._prober.watch(module.targets(config.providers, rows_of))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what the journals hold by then is in the ledger afterwards."""
-        limits = self._config.server.limits
+        limits = self._handout.config.server.limits
         listener = Listener(
             self._app,
             self._socket,
@@ -42,7 +87,10 @@ class ControlPlane:
             max_header_bytes=limits.max_header_bytes,
             header_timeout_ms=limits.header_timeout_ms,
         )
+        self._probe()
         serving = asyncio.create_task(listener.serve())
         await self._ingestor.run(stop, INGEST_INTERVAL_S)
+        if self._prober is not None:
+            await self._prober.close()
         listener.stop()
         await serving

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastroute._core.jsonscan import Scanner
 from fastroute.dialects._body import count, encode, find_object, header_value, load_object, table
+from fastroute.dialects.refusals import error_kind as error_kind
 from fastroute.interfaces import DialectName, Usage
 
 NAME: Final[DialectName] = "anthropic"

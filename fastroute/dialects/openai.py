@@ -20,6 +20,7 @@ from fastroute.dialects._body import (
     load_object,
     table,
 )
+from fastroute.dialects.refusals import error_kind as error_kind
 from fastroute.interfaces import DialectName, Usage
 
 NAME: Final[DialectName] = "openai"
@@ -65,6 +66,8 @@ class _ChatUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     completion_tokens_details: _OutputDetails = _OutputDetails()
 
 
+_NO_INPUT_DETAILS: Final = _InputDetails()
+_NO_OUTPUT_DETAILS: Final = _OutputDetails()
 _CHAT_USAGE: Final = msgspec.json.Decoder(_ChatUsage)
 
 
@@ -84,6 +87,8 @@ def _plain_usage(usage: _ChatUsage, raw: bytes) -> Usage | None:
     if usage.total_tokens != prompt + completion:
         return _usage(load_object(raw))
     inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    if inputs == _NO_INPUT_DETAILS and outputs == _NO_OUTPUT_DETAILS:
+        return Usage(prompt, 0, 0, 0, 0, completion)
     return _disjoint(
         prompt,
         inputs.cached_tokens,

@@ -30,3 +30,15 @@ def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tu
     if error.close:
         headers.append(_CLOSE)
     return error.status, headers, body
+
+
+def with_retry_after(headers: list[Header], wait_ms: int) -> list[Header]:
+    """Return the fields with `retry-after` set to `wait_ms`, in whole seconds, whatever the provider had there.
+
+    A provider that counts in milliseconds has `retry-after-ms` set as well: clients believe that one first.
+    """
+    kept = [pair for pair in headers if pair[0] not in (b"retry-after", b"retry-after-ms")]
+    kept.append((b"retry-after", b"%d" % -(-wait_ms // 1000)))
+    if any(name == b"retry-after-ms" for name, _ in headers):
+        kept.append((b"retry-after-ms", b"%d" % wait_ms))
+    return kept

@@ -20,6 +20,7 @@ from fastroute._core.jsonscan import (
 from fastroute.context import READ_BODY, Context
 from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
 from fastroute.errors import GatewayError
+from fastroute.interfaces import Asked
 
 #: Bodies larger than this are scanned in a thread, so that they stall nobody.
 SCAN_IN_THREAD_BYTES: Final = 1 << 18
@@ -38,6 +39,8 @@ FIELDS: Final = (
     "n",
     "best_of",
     "top_logprobs",
+    "tools",
+    "user",
     "api_base",
     "base_url",
     "api_key",
@@ -50,6 +53,12 @@ MODEL: Final = 0
 STREAM: Final = 3
 STREAM_OPTIONS: Final = 6
 OPEN: Final = 3 * len(FIELDS)
+_CONVERSATIONS: Final = (9, 12, 15)
+_MAX_TOKENS: Final = (18, 21, 24)
+_TOOLS: Final = 36
+_USER: Final = 39
+#: A user name longer than this is not used to keep requests together.
+_MAX_USER_BYTES: Final = 256
 
 _ANY_OBJECT: Final = (KIND_ABSENT, KIND_NULL, KIND_OBJECT)
 _NUMBER: Final = (KIND_ABSENT, KIND_NULL, KIND_NUMBER)
@@ -130,6 +139,16 @@ class RequestReader:
         ctx.scan = scan
         self._peek(ctx, scan)
 
+    def take_body(self, ctx: Context, body: bytes) -> None:
+        """Take a body that is there already, as `read_body` takes one from a client. Raises GatewayError 400."""
+        ctx.body = body
+        ctx.request_bytes = len(body)
+        try:
+            ctx.scan = self._scanner.scan(body)
+        except ScanError as error:
+            raise _refusal(error) from None
+        self._peek(ctx, ctx.scan)
+
     def _peek(self, ctx: Context, scan: tuple[int, ...]) -> None:
         kind = scan[STREAM]
         if kind == KIND_TRUE:
@@ -153,6 +172,21 @@ class RequestReader:
             raise GatewayError(400, "invalid_request_error", "you must provide a model parameter", param="model")
         else:
             raise wrong_type("model", "a string")
+
+
+def read_asked(ctx: Context) -> Asked:
+    """Return what routing may ask about a request whose body has been scanned."""
+    body, scan = ctx.body, ctx.scan
+    span = next(((scan[at + 1], scan[at + 2]) for at in _CONVERSATIONS if scan[at]), (0, 0))
+    max_tokens = 0
+    for at in _MAX_TOKENS:
+        if scan[at] == KIND_NUMBER:
+            digits = body[scan[at + 1] : scan[at + 2]]
+            max_tokens = int(digits) if digits.isdigit() and len(digits) <= 9 else 0
+    user = b""
+    if scan[_USER] == KIND_STRING and scan[_USER + 2] - scan[_USER + 1] <= _MAX_USER_BYTES:
+        user = body[scan[_USER + 1] + 1 : scan[_USER + 2] - 1]
+    return Asked(max_tokens, scan[_TOOLS] == KIND_ARRAY, user, span)
 
 
 def _has_counts(scan: tuple[int, ...]) -> bool:

@@ -46,6 +46,10 @@ class Watch:
             ctx.departure.cancel()
             ctx.departure = None
 
+    def snapshots(self) -> set[int]:
+        """Return the generations of the snapshots that requests in flight began with."""
+        return {ctx.snapshot.generation for ctx in self._active}
+
     def drain(self) -> None:
         """Interrupt every request that is still in flight: the grace time is over."""
         for ctx in list(self._active):

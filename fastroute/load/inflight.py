@@ -1,26 +1,35 @@
 """In-flight permits: the one object that counts an attempt in, and out again on whichever way it ends."""
 
-from fastroute._core.counters import FAILURES, IN_FLIGHT, REQUESTS, Segment
+from fastroute._core.attempts import Attempts
 
 
 class Permit:
-    """One attempt in flight at one endpoint. `release` may be called any number of times; the first one counts."""
+    """One attempt in flight at one endpoint. `release` may be called any number of times; the first one counts.
 
-    __slots__ = ("_endpoint", "_held", "_segment", "_worker")
+    row: the endpoint's in the segment. ticket: what admission has given. prefill, work: in-flight work, the part of it
+    that the first token ends and all of it, in thousandths of a reference request.
+    """
 
-    def __init__(self, segment: Segment, worker: int, endpoint: int) -> None:
-        self._segment = segment
+    __slots__ = ("_attempts", "_held", "_row", "_ticket", "_work", "_worker")
+
+    def __init__(self, attempts: Attempts, worker: int, row: int, ticket: int, work: int) -> None:
+        self._attempts = attempts
         self._worker = worker
-        self._endpoint = endpoint
+        self._row = row
+        self._ticket = ticket
+        self._work = work
         self._held = True
-        segment.add(worker, endpoint, IN_FLIGHT, 1)
 
-    def release(self, failed: bool) -> None:
-        """Count the attempt out. failed: the endpoint is to blame."""
-        if not self._held:
-            return
-        self._held = False
-        self._segment.add(self._worker, self._endpoint, IN_FLIGHT, -1)
-        self._segment.add(self._worker, self._endpoint, REQUESTS, 1)
-        if failed:
-            self._segment.add(self._worker, self._endpoint, FAILURES, 1)
+    def first_token(self, prefill: int, cost_ms: float, now_ms: int) -> None:
+        """Give back the work that was the prompt's: the provider has read it. cost_ms: what that took, normalised."""
+        if self._held and 0 <= prefill < self._work:
+            self._work -= prefill
+            self._attempts.first_token(self._worker, self._row, prefill, cost_ms, now_ms)
+
+    def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
+        """Count the attempt out and record how it went; see `Attempts.leave`."""
+        if self._held:
+            self._held = False
+            self._attempts.leave(
+                self._worker, self._row, self._ticket, verdict, cost_ms, now_ms, bits, hint_ms, self._work
+            )

@@ -1,13 +1,14 @@
-"""From a model name to a route: exact names through the model table, then globs in the order of the configuration."""
+"""Model names to routes. Aliases are flattened and cycles refused when the snapshot is built from the configuration."""
 
-import fnmatch
 import re
 from collections.abc import Sequence
 from typing import Final
 
 from fastroute._core.modeltable import ModelTable
+from fastroute.config.patterns import matches
 from fastroute.errors import GatewayError
-from fastroute.interfaces import DialectName, Strategy
+from fastroute.interfaces import DialectName, Step
+from fastroute.routing.pool import Pool
 
 #: A model name longer than this is unknown without being looked at.
 MAX_MODEL_BYTES: Final = 256
@@ -16,29 +17,43 @@ MAX_MODEL_BYTES: Final = 256
 _NOT_A_NAME: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
-class Tier:
-    """Interchangeable endpoints: positions into the snapshot's endpoint list, and the strategy that chooses."""
-
-    __slots__ = ("candidates", "strategy")
-
-    def __init__(self, candidates: tuple[int, ...], strategy: Strategy) -> None:
-        self.candidates = candidates
-        self.strategy = strategy
-
-
 class Route:
-    """What a model name stands for: tiers of endpoints for each dialect it can be asked in, lower tiers first.
+    """What a model name stands for: a pool of endpoints for each dialect it can be asked in, and where to go after.
 
     name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
+    strategy: the one in force unless a rule or the tenant has another. reserves: where a chain finds the providers that
+    it names, whether they are in a tier or not; the pools themselves if those have everybody.
     """
 
-    __slots__ = ("model_header", "name", "strategy_header", "tiers")
+    __slots__ = (
+        "fallbacks",
+        "model_header",
+        "name",
+        "on_content_policy",
+        "on_context_window",
+        "pools",
+        "reserves",
+        "strategy",
+    )
 
-    def __init__(self, name: str, strategy_name: str, tiers: dict[DialectName, tuple[Tier, ...]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        strategy: str,
+        pools: dict[DialectName, Pool],
+        fallbacks: tuple[Step, ...] = (),
+        on_context_window: tuple[Step, ...] = (),
+        on_content_policy: tuple[Step, ...] = (),
+        reserves: dict[DialectName, Pool] | None = None,
+    ) -> None:
         self.name = name
         self.model_header = (b"x-fastroute-model", name.encode()) if name else None
-        self.strategy_header = (b"x-fastroute-strategy", strategy_name.encode())
-        self.tiers = tiers
+        self.strategy = strategy
+        self.pools = pools
+        self.reserves = pools if reserves is None else reserves
+        self.fallbacks = fallbacks
+        self.on_context_window = on_context_window
+        self.on_content_policy = on_content_policy
 
 
 class RouteTable:
@@ -48,7 +63,7 @@ class RouteTable:
         self._routes = list(exact.values())
         self._names = list(exact)
         self._table = ModelTable([name.encode() for name in self._names])
-        self._globs = [(re.compile(fnmatch.translate(glob)), route) for glob, route in globs]
+        self._globs = tuple(globs)
         self._models = tuple(dict.fromkeys(self._names))
 
     @property
@@ -56,20 +71,38 @@ class RouteTable:
         """Return every exact public name, aliases included, in the order of the configuration."""
         return self._models
 
+    @property
+    def pools(self) -> dict[tuple[str, DialectName], Pool]:
+        """Return every pool once, by the route's name (or glob) and dialect; reserves by a name that no model has."""
+        routes = {route.name: route for route in self._routes} | dict(self._globs)
+        pools = {(name, dialect): pool for name, route in routes.items() for dialect, pool in route.pools.items()}
+        for name, route in routes.items():
+            if route.reserves is not route.pools:
+                pools |= {(f"{name} reserve", dialect): pool for dialect, pool in route.reserves.items()}
+        return pools
+
     def resolve(self, body: bytes, start: int, end: int, dialect: DialectName) -> tuple[str, Route]:
         """Return (public name, route) of the model named by body[start:end]. Raises GatewayError 404."""
         index = self._table.lookup(body, start, end)
-        if index >= 0 and dialect in self._routes[index].tiers:
+        if index >= 0 and dialect in self._routes[index].pools:
             return self._names[index], self._routes[index]
         if self._globs and 0 < end - start <= MAX_MODEL_BYTES:
             name = body[start:end].decode()
             if _NOT_A_NAME.search(name):
                 # It would stand in a header field and in logs; no model is called so.
                 raise unknown_model(body[start:end])
-            for pattern, route in self._globs:
-                if dialect in route.tiers and pattern.fullmatch(name):
+            for glob, route in self._globs:
+                if dialect in route.pools and matches(glob, name):
                     return name, route
         raise unknown_model(body[start:end])
+
+    def find(self, model: str, dialect: DialectName) -> Route | None:
+        """Return the route of a model that the configuration names (a fallback's), None if it has none there."""
+        name = model.encode()
+        try:
+            return self.resolve(name, 0, len(name), dialect)[1]
+        except GatewayError:
+            return None
 
 
 def unknown_model(name: bytes) -> GatewayError:

@@ -12,13 +12,14 @@ class Endpoint:
     """One dialable endpoint. Its runtime numbers live in the shared segment, under `index`.
 
     upstream_model: the name the provider knows, "" for "as the client called it". base_path: the path of the base
-    URL. Timeouts are nanoseconds.
+    URL. Timeouts are nanoseconds. card: its prices, None if they are unknown.
     """
 
     __slots__ = (
         "_starts",
         "authority",
         "base_path",
+        "card",
         "connect_ns",
         "default_headers",
         "dialect",
@@ -54,6 +55,7 @@ class Endpoint:
         include_usage: bool,
         timeouts: Any,
         transport: Transport,
+        card: Any = None,
     ) -> None:
         self.index = index
         self.id = f"{provider}/{key_id}/{model}"
@@ -72,6 +74,7 @@ class Endpoint:
         self.idle_ns = timeouts.idle_ms * 1_000_000
         self.total_ns = timeouts.total_ms * 1_000_000
         self.transport = transport
+        self.card = card
         self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
         self._starts: dict[str, bytes] = {}
 

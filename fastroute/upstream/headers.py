@@ -33,6 +33,8 @@ OWN: Final = frozenset(
         b"max-cost-usd",
         b"timeout-ms",
         b"tags",
+        b"features",
+        b"latency-target-ms",
         b"model",
         b"attempts",
         b"strategy",
@@ -63,6 +65,8 @@ REQUEST_DROP: Final = (
         b"host",
         b"openai-organization",
         b"openai-project",
+        b"traceparent",
+        b"tracestate",
         b"true-client-ip",
         b"via",
         b"x-api-base",
@@ -80,7 +84,7 @@ REQUEST_DROP: Final = (
 )
 
 #: What is addressed to us, or names further fields that must not go upstream.
-OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection"}
+OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection", b"traceparent"}
 
 #: Query parameters that do not go upstream: credentials, and names by which other gateways choose the destination.
 QUERY_DROP: Final = frozenset(

@@ -32,6 +32,9 @@ from fastroute.upstream.transport import FastTransport
 KEY = "sk-a-key-of-the-tests"
 Header = tuple[bytes, bytes]
 
+#: For tests of what becomes of one request, however many have failed before it.
+NO_BREAKER = {"failure_threshold": 10_000, "failure_rate": 1, "min_requests": 1_000_000}
+
 
 class Client:
     """One request as the server below would hand it over, and what it was answered.
@@ -148,7 +151,7 @@ class InProcess:
                     limits.max_body_bytes, limits.max_json_depth, limits.max_uri_bytes, limits.body_timeout_ms * 10**6
                 )
             ),
-            segment=self.segment,
+            random_bits=around.random_bits,
             worker=0,
             journal=self.journal,
             watch=self.watch,
@@ -161,7 +164,7 @@ class InProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for transport in self.snapshot.transports:
+        for transport in self.snapshot.transports.values():
             await transport.close()
         await asyncio.sleep(0)
         self.journal.close()
@@ -187,7 +190,9 @@ class InProcess:
 
     @property
     def pools(self) -> list[Pool]:
-        transports = [transport for transport in self.snapshot.transports if isinstance(transport, FastTransport)]
+        transports = [
+            transport for transport in self.snapshot.transports.values() if isinstance(transport, FastTransport)
+        ]
         return [transport._pool for transport in transports]
 
     def records(self) -> list[Record]:

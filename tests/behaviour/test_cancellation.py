@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 import uvloop
 
+from fastroute._core.counters import FAILURES
 from fastroute.context import CLIENT_GONE, DRAIN, TOTAL
 from fastroute.upstream.mock import (
     Cut,
@@ -26,7 +27,7 @@ from fastroute.upstream.mock import (
     json_response,
     sse_response,
 )
-from tests.behaviour.gateway_in_process import Client, InProcess, run_stepped
+from tests.behaviour.gateway_in_process import NO_BREAKER, Client, InProcess, run_stepped
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
@@ -56,7 +57,7 @@ def always(script: Script) -> Callable[[Request], Script]:
 
 class Scenario(NamedTuple):
     """One kind of request. scripts: of its upstreams. hold: whether the only connection is taken meanwhile; when let
-    go it is dropped, so that the request may dial, or handed over.
+    go it is dropped, so that the request may dial, or handed over. faultless: nothing an upstream does is a fault.
     """
 
     scripts: list[Callable[[Request], Script] | list[Script]]
@@ -65,6 +66,7 @@ class Scenario(NamedTuple):
     pace: Callable[[], Awaitable[None]] | None = None
     max_connections: int = 8
     hold: Literal["", "dropped", "handed over"] = ""
+    faultless: bool = True
 
 
 async def slowly() -> None:
@@ -79,15 +81,15 @@ SCENARIOS = {
     "whole": Scenario([answer], (BODY,)),
     "whole-in-pieces": Scenario([answer], (BODY[:5], BODY[5:20], BODY[20:]), length=False),
     "stream": Scenario([stream], (STREAM,)),
-    "failover": Scenario([always(json_response(503, {"error": {}})), answer], (BODY,)),
-    "failover-after-reset": Scenario([always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,)),
+    "failover": Scenario([always(json_response(503, {"error": {}})), answer], (BODY,), faultless=False),
+    "failover-after-reset": Scenario([always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,), faultless=False),
     "queue-to-dial": Scenario([answer], (BODY,), max_connections=1, hold="dropped"),
     "queue-for-a-connection": Scenario([answer], (BODY,), max_connections=1, hold="handed over"),
     "large-upload": Scenario([[[ReadHead(), Pause(0.01), ReadRequest(), *answer_steps]] * MAX_AWAITS], (LARGE,)),
     "large-answer": Scenario([always(json_response(200, b'"' + b"y" * 1_500_000 + b'"'))], (BODY,)),
     "slow-reader": Scenario([stream], (STREAM,), pace=slowly),
     "refused": Scenario([answer], (b'{"model":"other"}',)),
-    "broken-stream": Scenario([always([*list(sse_response(["a"]))[:-1], Cut()])], (STREAM,)),
+    "broken-stream": Scenario([always([*list(sse_response(["a"]))[:-1], Cut()])], (STREAM,), faultless=False),
 }
 
 MOMENTS = ("before", "during", "as it ends")
@@ -140,7 +142,8 @@ def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
         for number, port in enumerate(ports)
     ]
     tiers = [[provider["id"]] for provider in providers]
-    return {"providers": providers, "routes": [{"model": "m", "tiers": tiers}]}
+    routes = [{"model": "m", "tiers": tiers}]
+    return {"providers": providers, "routes": routes, "routing": {"breaker": NO_BREAKER}}
 
 
 async def run_one(inside: InProcess, scenario: Scenario, how: str, moment: str, at: int) -> bool:
@@ -185,6 +188,9 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
             client = await inside.post(CHAT, STREAM if scenario.body == (STREAM,) else BODY)
             assert client.status in (200, 502)
             assert await inside.quiet(set(asyncio.all_tasks())) == []
+            if scenario.faultless:
+                # Whoever stopped the request, it was not the provider.
+                assert inside.segment.totals(FAILURES) == [0]
     finally:
         for server in servers:
             await server.aclose()

@@ -7,6 +7,7 @@ The recordings lie beside the repository; without them the samples of our own in
 
 import asyncio
 import json
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import uvloop
 
 from fastroute.interfaces import Record
 from fastroute.upstream.mock import Close, Cut, MockUpstream, Request, Script, TrickleSend, chunk, response_head
-from tests.behaviour.gateway_in_process import Client, InProcess
+from tests.behaviour.gateway_in_process import NO_BREAKER, Client, InProcess
 from tests.unit.dialects.test_recordings import RECORDINGS, body_of, expected, flat, read
 
 SAMPLES = Path(__file__).parents[1] / "data" / "dialects"
@@ -131,7 +132,8 @@ def config(port: int) -> dict[str, Any]:
             "models": ["*"],
         }
 
-    return {"providers": [provider("openai", "/v1"), provider("anthropic", ""), provider("gemini", "")]}
+    providers = [provider("openai", "/v1"), provider("anthropic", ""), provider("gemini", "")]
+    return {"providers": providers, "routing": {"breaker": NO_BREAKER, "retry": {"max_attempts": 1}}}
 
 
 def script(exchange: Exchange, framing: str, rng: random.Random, keep: int | None = None) -> Script:
@@ -175,6 +177,21 @@ def expected_body(exchange: Exchange) -> bytes:
     return without_usage_events(exchange.body) if injected else exchange.body
 
 
+def expected_wait(exchange: Exchange) -> bytes | None:
+    """Return what the client is told of when to come back: the provider's word up to two minutes, or a second."""
+    said = [value.strip() for name, value in exchange.fields if name == b"retry-after"]
+    said += [b"%d" % math.ceil(float(found)) for found in re.findall(rb'"retryDelay": ?"([0-9.]+)s"', exchange.body)]
+    if exchange.status in (429, 503, 529) and said:
+        return b"%d" % min(120, int(said[0]))
+    if exchange.status in (429, 529) and not _is_out_of_money(exchange):
+        return b"1"
+    return said[0] if said else None
+
+
+def _is_out_of_money(exchange: Exchange) -> bool:
+    return b"insufficient_quota" in exchange.body or b"exceeded_current_quota" in exchange.body
+
+
 def check_record(exchange: Exchange, record: Record, client: Client) -> None:
     assert (record.status, record.attempts, record.stream) == (exchange.status, 1, _streams(exchange))
     if not 200 <= exchange.status < 300:
@@ -215,8 +232,11 @@ async def replay(exchange: Exchange) -> None:
             assert client.body == expected_body(exchange)
             assert client.finished
             assert not client.cut
-            crossed = {(name, value) for name, value in client.headers if name.startswith((b"x-ratelimit", b"retry-"))}
-            assert crossed == {(n, v.strip()) for n, v in exchange.fields if n.startswith((b"x-ratelimit", b"retry-"))}
+            limits = {(name, value) for name, value in client.headers if name.startswith(b"x-ratelimit")}
+            assert limits == {(n, v.strip()) for n, v in exchange.fields if n.startswith(b"x-ratelimit")}
+            assert client.header(b"retry-after") == expected_wait(exchange)
+            for row in range(inside.segment.endpoints):
+                inside.segment.clear_endpoint(row)
             check_record(exchange, inside.records()[-1], client)
         assert upstream.protocol_errors == []
         assert await inside.quiet(mine | upstream._tasks | set(asyncio.all_tasks())) == []

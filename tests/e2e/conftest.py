@@ -38,3 +38,10 @@ def client(gateway: Gateway) -> Iterator[httpx.Client]:
     """A client of `gateway` with the test's key."""
     with client_of(gateway) as made:
         yield made
+
+
+@pytest.fixture
+def unhurt(gateway: Gateway) -> None:
+    """Endpoints that nothing has happened to: what tests before this one did to them is forgotten."""
+    gateway.wait_idle()
+    gateway.forget_health()

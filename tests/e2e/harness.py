@@ -223,6 +223,20 @@ class Gateway:
             check=False,
         )
 
+    def explain(self, question: Json) -> Json:
+        """Return the answer of `POST /admin/v1/explain`. Raises AssertionError unless its status is 200."""
+        connection = HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
+        try:
+            headers = {"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"}
+            connection.request("POST", "/admin/v1/explain", json.dumps(question), headers)
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, body
+            document: Json = json.loads(body)
+            return document
+        finally:
+            connection.close()
+
     def usage(self, by: str = "model") -> list[Json]:
         """Return the rows of `fastroute usage --json --by BY`."""
         done = self.command("usage", "-c", str(self.config_file), "--json", "--by", by)
@@ -249,6 +263,15 @@ class Gateway:
         segment = Segment.open(os.path.join(self.state_dir, "segment"))
         try:
             return sum(segment.totals(IN_FLIGHT))
+        finally:
+            segment.close()
+
+    def forget_health(self) -> None:
+        """Make every endpoint as new: breakers closed, no cooldown, no latency known. Workers see it at once."""
+        segment = Segment.open(os.path.join(self.state_dir, "segment"))
+        try:
+            for endpoint in range(segment.endpoints):
+                segment.clear_endpoint(endpoint)
         finally:
             segment.close()
 

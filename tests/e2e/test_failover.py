@@ -23,6 +23,9 @@ from fastroute.upstream.mock import (
 from tests.e2e.client import ask, chat, completion
 from tests.e2e.harness import Gateway, ThreadedUpstream
 
+#: Verdicts are tested here, each by itself; what endpoints remember of them has tests of its own.
+pytestmark = pytest.mark.usefixtures("unhurt")
+
 KEY = "sk-failover"
 GOOD = json_response(200, completion())
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -87,7 +90,7 @@ def gateway_config(faulty: MockUpstream, sound: MockUpstream) -> dict[str, Any]:
             *({"model": name, "tiers": [["faulty"], ["sound"]]} for name in FAULTS),
             {"model": "refused", "tiers": [["refused"], ["sound"]]},
         ],
-        "routing": {"timeouts": {"connect_ms": 1000, "first_byte_ms": 300, "idle_ms": 2000, "total_ms": 10000}},
+        "routing": {"timeouts": {"connect_ms": 1000, "first_byte_ms": 1000, "idle_ms": 2000, "total_ms": 10000}},
     }
 
 
@@ -134,9 +137,23 @@ def test_the_callers_deadline(gateway: Gateway) -> None:
 def test_only_this_provider_and_not_that_one(gateway: Gateway) -> None:
     assert ask(gateway, KEY, chat("status-500"), x_fastroute_provider="sound").headers["x-fastroute-attempts"] == "1"
     assert ask(gateway, KEY, chat("status-500"), x_fastroute_exclude="sound").status == 500
-    refused = ask(gateway, KEY, chat("status-500"), x_fastroute_provider="nobody")
-    assert (refused.status, refused.document["error"]["code"]) == (503, "no_healthy_provider")
-    assert "retry-after" in refused.headers
+    # A preference spills: the other one is tried when the preferred one has failed.
+    spilled = ask(gateway, KEY, chat("status-500"), x_fastroute_provider="faulty")
+    assert (spilled.status, spilled.headers["x-fastroute-provider"]) == (200, "sound")
+
+
+@pytest.mark.parametrize("wish", ["x_fastroute_provider", "x_fastroute_exclude"])
+def test_a_provider_that_does_not_exist(gateway: Gateway, wish: str) -> None:
+    refused = ask(gateway, KEY, chat("status-500"), **{wish: "sound,nobody"})
+    assert (refused.status, refused.document["error"]["code"]) == (400, "invalid_request_error")
+    assert "nobody" in refused.document["error"]["message"]
+    assert "x-fastroute-attempts" not in refused.headers
+
+
+def test_nobody_is_left_of_those_that_are_not_excluded(gateway: Gateway) -> None:
+    refused = ask(gateway, KEY, chat("status-500"), x_fastroute_exclude="sound,faulty")
+    assert (refused.status, refused.document["error"]["code"]) == (400, "invalid_request_error")
+    assert refused.document["error"]["param"] == "x-fastroute-exclude"
 
 
 def test_one_row_for_a_request_with_two_attempts(gateway: Gateway) -> None:
@@ -163,7 +180,8 @@ def stale(after: int) -> Callable[[Request], Script]:
 def test_a_stale_connection_is_retried_once_and_only_when_it_was_idle(tmp_path: Any, served: int, status: int) -> None:
     with ThreadedUpstream(stale(served)) as upstream:
         provider = {"id": "p", "type": "openai", "base_url": f"{upstream.url}/v1", "keys": ["k"], "models": ["m"]}
-        with Gateway({"providers": [provider]}, tmp_path) as gateway:
+        once = {"retry": {"max_attempts": 1}}
+        with Gateway({"providers": [provider], "routing": once}, tmp_path) as gateway:
             answers = [ask(gateway, KEY, chat()).status for _ in range(4)]
             assert answers == [status] * 4
             if served:

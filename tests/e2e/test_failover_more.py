@@ -48,6 +48,9 @@ from tests.e2e.stage import (
     whole,
 )
 
+#: Verdicts are tested here, each by itself; what endpoints remember of them has tests of its own.
+pytestmark = pytest.mark.usefixtures("unhurt")
+
 STREAM = {**ASK, "stream": True}
 CLAUDE: dict[str, Any] = {"model": "c-1", "max_tokens": 8, "messages": []}
 GEMINI = "/v1beta/models/g-1:generateContent"
@@ -85,6 +88,11 @@ FAULTS: dict[str, Script] = {
     "status-504": failing(504),
     "status-529": failing(529),
     "status-500-large": json_response(500, b"[" + b"1," * 100_000 + b"1]"),
+    "status-500-large-in-pieces": [
+        Send(response_head(500, [(b"content-length", b"200000")]) + b"x" * 10_000),
+        Pause(0.02),
+        Send(b"x" * 190_000),
+    ],
     "status-500-that-stalls": [Send(response_head(500, [(b"content-length", b"99")]) + b"{"), Stall()],
     "status-500-cut": [Send(response_head(500, [(b"content-length", b"99")]) + b"{"), Cut()],
     "no-answer": [Close()],
@@ -152,6 +160,7 @@ WORDS = {
     502: {"upstream_error", "api_error", "UNAVAILABLE"},
     504: {"deadline_exceeded", "timeout_error", "DEADLINE_EXCEEDED"},
     503: {"no_healthy_provider", "overloaded_error", "UNAVAILABLE"},
+    400: {"invalid_request_error", "INVALID_ARGUMENT"},
 }
 
 
@@ -174,11 +183,29 @@ def test_all_down_is_said_in_the_callers_dialect(
 
 
 @pytest.mark.parametrize(("path", "body", "word"), DIALECTS)
-def test_nobody_to_ask(path: str, body: Any, word: Callable[[Any], str], client: httpx.Client) -> None:
+def test_a_provider_nobody_knows(path: str, body: Any, word: Callable[[Any], str], client: httpx.Client) -> None:
     answer = client.post(path, json=body, headers={"x-fastroute-provider": "nobody"})
+    assert answer.status_code == 400
+    assert word(answer.json()["error"]) in WORDS[400]
+
+
+@pytest.mark.parametrize(("path", "body", "word"), DIALECTS)
+def test_nobody_to_ask(
+    path: str, body: Any, word: Callable[[Any], str], client: httpx.Client, stage: Stage, other: Stage
+) -> None:
+    """Every breaker is open: the gateway says so itself, and when to come back."""
+    for one in (stage, other):
+        one.play(failing(500))
+    # Three attempts each, over two endpoints whose breakers open at five failures: four requests do.
+    failed = [client.post(path, json=body).status_code for _ in range(4)]
+    assert failed == [500] * 4
+    seen = len(stage.requests), len(other.requests)
+    assert seen == (5, 5)
+    answer = client.post(path, json=body)
     assert answer.status_code == 503
     assert word(answer.json()["error"]) in WORDS[503]
-    assert int(answer.headers["retry-after"]) > 0
+    assert 50 <= int(answer.headers["retry-after"]) <= 66
+    assert (len(stage.requests), len(other.requests)) == seen
 
 
 def test_the_last_of_two_errors_is_the_answer(client: httpx.Client, stage: Stage, other: Stage) -> None:
@@ -198,6 +225,15 @@ def test_an_error_is_better_than_none(client: httpx.Client, stage: Stage, other:
     answer = client.post(CHAT, json=ASK)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "c503")
     assert answer.headers["x-fastroute-provider"] == "first-openai"
+
+
+def test_the_last_answer_is_passed_on_however_large(client: httpx.Client, stage: Stage, other: Stage) -> None:
+    large = FAULTS["status-500-large-in-pieces"]
+    stage.play(large)
+    other.play(large)
+    answer = client.post(CHAT, json=ASK)
+    assert (answer.status_code, answer.content) == (500, b"x" * 200_000)
+    assert (answer.headers["x-fastroute-provider"], len(stage.requests)) == ("second-openai", 1)
 
 
 # === After the first byte ===
@@ -299,13 +335,17 @@ def test_a_connection_closed_while_idle_costs_nothing(client: httpx.Client, stag
     assert len(stage.requests) == 2
 
 
-def fast_gateway(url: str, directory: Path, **more: Any) -> Gateway:
+#: One attempt: what the transport does by itself is no attempt of ours.
+ONCE = {"max_attempts": 1}
+
+
+def fast_gateway(url: str, directory: Path, retry: Any, **more: Any) -> Gateway:
     provider = {"id": "p", "type": "openai", "base_url": f"{url}/v1", "keys": [UPSTREAM_KEY], "models": [MODEL], **more}
-    return Gateway({"providers": [provider], "routing": {"timeouts": TIMEOUTS}}, directory)
+    return Gateway({"providers": [provider], "routing": {"timeouts": TIMEOUTS, "retry": retry}}, directory)
 
 
 def test_a_connection_closed_as_the_request_arrives_is_replaced_once(tmp_path: Path, stage: Stage) -> None:
-    with fast_gateway(stage.upstream.url, tmp_path) as gateway, client_of(gateway) as client:
+    with fast_gateway(stage.upstream.url, tmp_path, ONCE) as gateway, client_of(gateway) as client:
         stage.play(whole("a"), [Close()], whole("b"))
         assert client.post(CHAT, json=ASK).status_code == 200
         answer = client.post(CHAT, json=ASK)
@@ -328,7 +368,7 @@ def test_a_connection_closed_as_the_request_arrives_is_replaced_once(tmp_path: P
 )
 def test_a_connection_that_had_begun_to_answer_is_not_replaced(script: Script, tmp_path: Path, stage: Stage) -> None:
     """The provider had the request: sending it again by ourselves could be billed twice."""
-    with fast_gateway(stage.upstream.url, tmp_path) as gateway, client_of(gateway) as client:
+    with fast_gateway(stage.upstream.url, tmp_path, ONCE) as gateway, client_of(gateway) as client:
         stage.play(whole("a"), script, whole("never"))
         assert client.post(CHAT, json=ASK).status_code == 200
         assert client.post(CHAT, json=ASK).status_code == 502
@@ -347,7 +387,7 @@ def by_key(good: str) -> Callable[[Request], Script]:
 
 def test_a_key_that_is_refused_does_not_take_its_sibling_along(tmp_path: Path, stage: Stage) -> None:
     keys = [{"id": "bad", "key": "k-bad"}, {"id": "good", "key": "k-good"}]
-    with fast_gateway(stage.upstream.url, tmp_path, keys=keys) as gateway, client_of(gateway) as client:
+    with fast_gateway(stage.upstream.url, tmp_path, {}, keys=keys) as gateway, client_of(gateway) as client:
         stage.play(by_key("k-good"))
         answers = [client.post(CHAT, json=ASK) for _ in range(12)]
         assert {answer.status_code for answer in answers} == {200}
@@ -396,7 +436,9 @@ def test_one_refused_connection(tmp_path: Path, stage: Stage) -> None:
         stage.play(whole())
         answer = client.post(CHAT, json=ASK)
         assert (answer.status_code, answer.headers["x-fastroute-attempts"]) == (200, "2")
-        alone = client.post(CHAT, json=ASK, headers={"x-fastroute-provider": "dead"})
+        preferred = client.post(CHAT, json=ASK, headers={"x-fastroute-provider": "dead"})
+        assert (preferred.status_code, preferred.headers["x-fastroute-attempts"]) == (200, "2")
+        alone = client.post(CHAT, json=ASK, headers={"x-fastroute-exclude": "sound"})
         assert alone.status_code == 502
         assert "refused" in alone.json()["error"]["message"]
 

@@ -32,6 +32,9 @@ from tests.e2e.stage import (
     whole,
 )
 
+#: Verdicts are tested here, each by itself; what endpoints remember of them has tests of its own.
+pytestmark = pytest.mark.usefixtures("unhurt")
+
 OTHER_KEY = "sk-of-the-other-tenant"
 PRICE = {
     "input_usd_per_mtok": 2.5,
@@ -80,6 +83,8 @@ def gateway_config(stage: Stage) -> dict[str, Any]:
             stage.provider("gem", "gemini", models=["g-1", {"name": "g-renamed", "upstream": "tuned/g:1"}]),
         ],
         "aliases": {"nick": MODEL, "nick-of-renamed": "renamed"},
+        # One endpoint for each model: a second attempt would be at the same one, and take the next script.
+        "routing": {"retry": {"max_attempts": 1}},
     }
 
 

@@ -46,6 +46,7 @@ def gateway_config(upstream: MockUpstream) -> dict[str, Any]:
                 "models": ["status-*", "dies"],
             },
         ],
+        "routing": {"retry": {"max_attempts": 1}},
     }
 
 
@@ -108,6 +109,7 @@ def test_a_wrong_key(gateway: Gateway) -> None:
     assert "sk-wrong" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unhurt")
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

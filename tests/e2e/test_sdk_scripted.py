@@ -30,6 +30,9 @@ from tests.e2e.stage import (
     whole,
 )
 
+#: Each error is met by endpoints that nothing has happened to.
+pytestmark = pytest.mark.usefixtures("unhurt")
+
 TURNS: Any = ASK["messages"]
 CLAUDE: Any = {"model": "c-1", "max_tokens": 8, "messages": TURNS}
 RATE_LIMITS = [(b"retry-after", b"7"), (b"x-ratelimit-remaining-requests", b"0"), (b"x-request-id", b"req_1")]
@@ -44,6 +47,7 @@ def gateway_config(stage: Stage) -> dict[str, Any]:
             stage.provider("ant", "anthropic", models=["c-1"]),
             stage.provider("gem", "gemini", models=["g-1"]),
         ],
+        "routing": {"retry": {"max_attempts": 1}},
     }
 
 
@@ -130,6 +134,7 @@ def test_openai_async(gateway: Gateway, stage: Stage) -> None:
             with pytest.raises(openai.RateLimitError) as caught:
                 await create(model=MODEL, messages=TURNS)
             assert caught.value.request_id == "req_1"
+            gateway.forget_health()
             with pytest.raises(openai.APIError):
                 _ = [chunk async for chunk in await create(model=MODEL, messages=TURNS, stream=True)]
             assert MODEL in [model.id async for model in client.models.list()]
@@ -151,7 +156,7 @@ def test_openai_typed_errors(oai: openai.OpenAI, stage: Stage, stream: bool) -> 
 
 
 def test_openai_retries_by_itself(gateway: Gateway, stage: Stage) -> None:
-    """The SDK's own retry honours the provider's `retry-after-ms`, so it has to arrive."""
+    """The SDK's own retry honours the provider's `retry-after-ms`, so it has to arrive; then the cooldown is over."""
     stage.play(failing(429, [(b"retry-after-ms", b"20")]), whole("at last"))
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=1) as client:
         answer = client.chat.completions.create(model=MODEL, messages=TURNS)
@@ -285,6 +290,7 @@ def test_anthropic_async(gateway: Gateway, stage: Stage) -> None:
                 assert await stream.get_final_text() == "said"
             with pytest.raises(anthropic.RateLimitError):
                 await client.messages.create(**CLAUDE)
+            gateway.forget_health()
             with pytest.raises(anthropic.APIError):
                 async with client.messages.stream(**CLAUDE) as stream:
                     await stream.until_done()
@@ -383,6 +389,7 @@ def test_gemini_async(gateway: Gateway, stage: Stage) -> None:
         assert [part.text async for part in parts] == ["a"]
         with pytest.raises(errors.ClientError):
             await client.models.generate_content(model="g-1", contents="x")
+        gateway.forget_health()
         parts = await client.models.generate_content_stream(model="g-1", contents="x")
         with pytest.raises(errors.APIError):
             _ = [part async for part in parts]

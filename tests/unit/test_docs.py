@@ -3,16 +3,23 @@
 docs/configuration.md has a test of its own in tests/unit/config.
 """
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from fastroute.config.inforce import STRATEGIES_IN_FORCE
-from fastroute.config.schema import Retry
+from fastroute._core._candidates_gates import GATE_NAMES, TRIED
+from fastroute._core.attempts import FAILED, KEY_REJECTED, NEUTRAL, OK, RATE_LIMITED
+from fastroute.admin.explain import Question
+from fastroute.config.schema import Backoff as BackoffConfig
+from fastroute.config.schema import Breaker, Retry
+from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier
+from fastroute.routing.refusals import refusal
 from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP, RESPONSE_DROP
+from tests.unit.routing.stand import Stand
 from tests.unit.test_imports import LAYERS
 
 ROOT = Path(__file__).parents[2]
@@ -126,32 +133,95 @@ def test_the_layers_are_those_of_the_test() -> None:
 VERDICT_SAMPLES: list[list[int | str]] = [
     [200, 204],
     [301, 302, 307],
-    [401, 403],
+    [401, 402, 403],
     [429, 529],
     [408, 500, 502, 503, 504],
     [409],
     [400, 404, 422],
     ["timeout"],
-    ["connect", "tls", "closed", "truncated", "malformed", "overflow"],
+    ["connect", "tls", "closed", "truncated", "malformed"],
+    ["overflow"],
 ]
+VERDICTS = {
+    OK: "is well",
+    FAILED: "has failed",
+    RATE_LIMITED: "has had enough",
+    KEY_REJECTED: "refuses our key",
+    NEUTRAL: "is not judged",
+}
 
 
 @pytest.mark.parametrize("index", range(len(VERDICT_SAMPLES)))
 def test_the_verdicts_are_those_of_the_classifier(index: int) -> None:
     table = rows("docs/failover.md", "classify")
     assert len(table) == len(VERDICT_SAMPLES)
-    _, name, retried, blamed = table[index]
-    with_all = Classifier(frozenset({*Retry().on_status, 409}))
-    with_none = Classifier(frozenset())
+    _, name, retried, judged = table[index]
+    with_all = Classifier(frozenset({*Retry().on_status, 409}), Retry().max_retry_after_ms)
+    with_none = Classifier(frozenset(), Retry().max_retry_after_ms)
     for sample in VERDICT_SAMPLES[index]:
         if isinstance(sample, str):
             verdicts = [with_all.transport(sample), with_none.transport(sample)]
         else:
             verdicts = [with_all.status(sample)] + ([with_none.status(sample)] if sample != 409 else [])
         assert {f"`{verdict.name}`" for verdict in verdicts} == {name}
-        assert {verdict.blames for verdict in verdicts} == {blamed == "yes"}
+        assert {VERDICTS[verdict.verdict] for verdict in verdicts} == {judged}
         wanted = {"yes": [True, True], "no": [False, False], "if in `on_status`": [True, False]}[retried]
         assert [verdict.retryable for verdict in verdicts] == wanted[: len(verdicts)]
+
+
+def test_the_gates_are_those_of_the_pool() -> None:
+    assert [row[0] for row in rows("docs/explain.md", "gates")] == [f"`{name}`" for name in GATE_NAMES[1:]]
+
+
+def test_the_refusals_are_those_of_the_gates() -> None:
+    told = [(name, refusal(gate, 1000)) for gate, name in enumerate(GATE_NAMES) if gate > TRIED]
+    expected = [[f"`{name}`", str(error.status), f"`{error.code}`"] for name, error in told]
+    assert rows("docs/explain.md", "refusals") == expected
+
+
+def test_the_question_has_the_fields_it_has() -> None:
+    assert [row[0] for row in rows("docs/explain.md", "question")] == [
+        f"`{name}`" for name in Question.__struct_fields__
+    ]
+
+
+def test_an_explanation_has_the_fields_it_has(tmp_path: Path) -> None:
+    example = re.search(r"```json\n(.*?)```", page("docs/explain.md"), re.DOTALL)
+    assert example is not None
+    written = json.loads(example[1])
+    with Stand(tmp_path) as stand:
+        answered = stand.explain()
+    assert list(written) == list(answered)
+    assert list(written["candidates"][0]) == list(answered["candidates"][0])
+    named = set(CODE.findall(page("docs/explain.md")))
+    described = set(written) | set(written["candidates"][0])
+    assert described - named <= {"endpoint", "provider", "upstream_model", "weight", "chosen"}
+
+
+def test_the_numbers_of_the_breaker_are_its_defaults() -> None:
+    text = " ".join(page("docs/breaker.md").split())
+    breaker = Breaker()
+    for name, shown in [
+        ("failure_threshold", "`failure_threshold` failures in a row ({})"),
+        ("min_requests", "`min_requests` attempts ({})"),
+        ("failure_rate", "`failure_rate` ({})"),
+        ("half_open_max_calls", "`half_open_max_calls` requests ({})"),
+        ("success_threshold", "`success_threshold` ({})"),
+        ("panic_min_endpoints", "`panic_min_endpoints` ({})"),
+        ("panic_percent", "`panic_percent` ({})"),
+    ]:
+        assert shown.format(getattr(breaker, name)) in text, name
+    for name, shown in [("window_ms", "{} s"), ("timeout_ms", "{} s"), ("slow_start_ms", "{} s")]:
+        assert f"`{name}` ({shown.format(getattr(breaker, name) // 1000)})" in text, name
+    assert f"`max_timeout_ms` ({breaker.max_timeout_ms // 60_000} min)" in text
+
+
+def test_the_backoff_is_what_it_is_said_to_be() -> None:
+    text = page("docs/failover.md")
+    for kind, factors in [("linear", "1, 2, 3, 4, 5"), ("fibonacci", "1, 1, 2, 3, 5")]:
+        backoff = Backoff(BackoffConfig(kind=kind, base_ms=1))  # type: ignore[arg-type]
+        assert ", ".join(str(backoff.ceiling_ms(attempt)) for attempt in range(1, 6)) == factors
+        assert f"| `{kind}` | {factors}, ... x `base_ms` |" in text
 
 
 def test_default_retry_statuses_are_written_down() -> None:
@@ -167,9 +237,3 @@ def test_header_tables_are_complete() -> None:
     assert {name.decode() for name in RESPONSE_DROP - OWN - HOP_BY_HOP} == hidden - {"Connection", "x-fastroute-"}
     query = page("docs/security.md").partition("Query parameters that do not go upstream.**")[2].partition("\n\n")[0]
     assert {name.decode() for name in QUERY_DROP} == set(CODE.findall(query))
-
-
-def test_the_readme_says_which_strategies_are_in_force() -> None:
-    _, _, section = page("README.md").partition("## Accepted, but not yet in force")
-    paragraph = section.partition("\n## ")[0]
-    assert set(CODE.findall(paragraph)) >= STRATEGIES_IN_FORCE

@@ -209,3 +209,12 @@ def test_backoff(tmp_path: Path) -> None:
         ["routing.retry.backoff.kind", "must be one of exponential, fibonacci, linear, none"],
         ["routing.retry.backoff.max_ms", "must not be less than base_ms"],
     ]
+
+
+def test_no_more_regions_than_a_word_has_bits(tmp_path: Path) -> None:
+    def document(count: int) -> str:
+        lines = [f"- {{id: p{i}, type: echo, models: [m], region: r{i}}}" for i in range(count)]
+        return "\n".join(["providers:", *lines, "- {id: q, type: echo, models: [m], region: r0}"])
+
+    assert faults(tmp_path, document(62)) == []
+    assert faults(tmp_path, document(63)) == ["c.yaml:64: providers[62].region: is a region too many: there may be 62"]

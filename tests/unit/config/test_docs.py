@@ -9,8 +9,9 @@ import pytest
 from msgspec import inspect
 
 from fastroute.config.presets import PRESETS, UNSUPPORTED_TYPES
-from fastroute.config.schema import INTERNAL_FIELDS, STRATEGIES, Config
+from fastroute.config.schema import INTERNAL_FIELDS, STRATEGIES, Config, Reject, Rule, Then
 from fastroute.config.shape import struct_info
+from fastroute.routing.rules import Facts, compile_rules
 from tests.unit.config.helpers import load
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -117,17 +118,28 @@ def documented() -> dict[str, dict[str, Row]]:
 
 EXPECTED = sections(struct_info(Config), "", {})
 
+#: Sections that are explained at another place, by the path that theirs begins with: the structs are the same.
+ELSEWHERE = {
+    "tenants.limits": "auth.keys.limits",
+    "tenants.budget": "auth.keys.budget",
+    "providers.timeouts": "routing.timeouts",
+    "routes.on_context_window": "routes.fallbacks",
+    "routes.on_content_policy": "routes.fallbacks",
+    "rules.then.chain.reject": "rules.then.reject",
+}
+
 
 @pytest.mark.parametrize("section", list(EXPECTED))
 def test_every_field_is_documented_as_it_is(section: str) -> None:
-    rows = documented().get(section)
-    if section.endswith((".limits", ".budget")) and section.startswith("tenants"):
-        section = section.replace("tenants", "auth.keys")  # the same structs, explained once
-        rows = documented()[section]
-    if section == "providers.timeouts":
-        rows = documented()["routing.timeouts"]
+    rows = documented().get(ELSEWHERE.get(section, section))
+    if section == "rules.then.chain":
+        rows = {name: row for name, row in documented()["rules.then"].items() if name != "chain"}
     assert rows is not None, f"no section ### `{section}`"
     assert rows == EXPECTED[section]
+
+
+def test_what_is_documented_elsewhere_is_not_documented_twice() -> None:
+    assert not documented().keys() & {*ELSEWHERE, "rules.then.chain"}
 
 
 def test_nothing_else_is_documented() -> None:
@@ -153,3 +165,24 @@ def test_the_example_loads(tmp_path: Path) -> None:
     names = re.findall(r"\$\{([A-Z0-9_]+)\}", example[1])
     config = load(tmp_path, example[1], {name: f"value-of-{name}" for name in names})
     assert len(config.providers) > 1
+
+
+def test_the_example_of_the_rules_loads(tmp_path: Path) -> None:
+    page = (PAGE.parent / "rules.md").read_text(encoding="utf-8")
+    example = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    providers = ", ".join(f"{{id: {name}, type: echo, models: [m]}}" for name in ("cheap-1", "cheap-2"))
+    keys = "auth: {keys: [{id: k, key: x, tenant: acme}]}"
+    config = load(tmp_path, f"{example[1]}{keys}\nproviders: [{providers}]\n")
+    assert [rule.id for rule in config.rules] == ["night", "vip", "works"]
+
+
+def test_the_reasons_of_a_rejection_are_those_of_the_rules() -> None:
+    page = (PAGE.parent / "rules.md").read_text(encoding="utf-8")
+    kind = struct_info(Reject).fields[0].type
+    for reason in bare(kind)[0].values:  # type: ignore[attr-defined]
+        rule = Rule(id="r", then=Then(reject=Reject(reason=reason)))
+        rejection = compile_rules(Config(rules=(rule,)), ()).decide(Facts()).reject
+        assert rejection is not None
+        status, code, _, wait_s = rejection
+        assert f"| `{reason}` | {status} | `{code}` | {wait_s or 'none'} |" in page

@@ -15,6 +15,9 @@ providers:
 """
 
 
+SETTINGS = "set provider, pool, strategy, priority, tags, headers, reject"
+
+
 def check(tmp_path: Path, text: str) -> list[str]:
     return [line.removeprefix("c.yaml:1: ") for line in faults(tmp_path, text + PROVIDERS)]
 
@@ -56,7 +59,21 @@ def test_aliases(tmp_path: Path, aliases: str, expected: list[str]) -> None:
         ("{model: gpt-4o, tiers: [[on]]}", ["routes[0].tiers[0][0]: unknown provider 'on', did you mean 'one'?"]),
         ("{model: gpt-4o, tiers: []}", ["routes[0].tiers: must not be empty"]),
         ("{model: gpt-4o, tiers: [[]]}", ["routes[0].tiers[0]: must not be empty"]),
-        ("{model: gpt-4o}", ["routes[0].tiers: is required"]),
+        ("{model: gpt-4o}", []),
+        ("{model: gpt-4o, fallbacks: [{provider: two}, {pool: [one, two], strategy: random}, {model: claude-3}, "
+         "{provider: one, model: 'gpt-4o-mini'}], on_context_window: [{model: claude-3}], "
+         "on_content_policy: [{provider: two}]}", []),
+        ("{model: gpt-4o, fallbacks: [{provider: tow}, {pool: [one, x], strategy: y2c}, {model: gpt-5}]}",
+         ["routes[0].fallbacks[0].provider: unknown provider 'tow', did you mean 'two'?",
+          "routes[0].fallbacks[1].pool[1]: unknown provider 'x'",
+          "routes[0].fallbacks[1].strategy: unknown strategy 'y2c', did you mean 'p2c'?",
+          "routes[0].fallbacks[2].model: unknown model 'gpt-5', did you mean 'gpt-4o'?"]),
+        ("{model: gpt-4o, on_content_policy: [{}, {strategy: p2c}, {provider: one, pool: [two]}]}",
+         ["routes[0].on_content_policy[0]: leads nowhere: set provider, pool or model",
+          "routes[0].on_content_policy[1]: leads nowhere: set provider, pool or model",
+          "routes[0].on_content_policy[2]: provider and pool exclude each other"]),
+        (f"{{model: gpt-4o, fallbacks: [{', '.join(['{provider: two}'] * 17)}]}}",
+         ["routes[0].fallbacks: at most 16 steps"]),
         ("{model: gpt-4o, tiers: [[one]]}, {model: gpt-4o, tiers: [[two]]}",
          ["routes[1].model: model 'gpt-4o' is already used by routes[0].model"]),
         ("{model: gpt-4o, strategy: round-robin, tiers: [[one]]}",
@@ -93,7 +110,7 @@ def test_unknown_strategy(tmp_path: Path) -> None:
         ("then: {priority: high}", []),
         ("when: {any: [{region: [eu]}, {tags: [paid]}, {min_priority: high}, {stream: true}, {days: [mon], tz: UTC}]}, "
          "then: {reject: {status: 429, message: later}}", []),
-        ("when: {}, then: {}", [".then: does nothing: set provider, pool, strategy, priority or reject"]),
+        ("when: {}, then: {}", [f".then: does nothing: {SETTINGS} or chain"]),
         ("when: {}", [".then: is required"]),
         ("then: {provider: one, reject: {}}", [".then: provider and reject exclude each other"]),
         ("then: {provider: three}", [".then.provider: unknown provider 'three'"]),
@@ -114,6 +131,51 @@ def test_unknown_strategy(tmp_path: Path) -> None:
          [".when.days[0]: must be one of fri, mon, sat, sun, thu, tue, wed, did you mean 'mon'?"]),
         ("when: {modle: [x]}, then: {priority: low}", [".when.modle: unknown field 'modle', did you mean 'model'?"]),
         ("when: {model: gpt-4o}, then: {priority: low}", [".when.model: expected a list, not a string"]),
+        ("when: {header: {X-Team: [a, 'b*'], x-env: ['*']}, priority: [low, high], min_prompt_tokens: 5, "
+         "max_prompt_tokens: 5}, then: {headers: {x-a: b c, openai-organization: o}, tags: [t]}", []),
+        ("when: {header: {}}, then: {priority: low}", [".when.header: must name 1 to 32 headers"]),
+        ("when: {header: {x: []}}, then: {priority: low}", [".when.header.x: must not be empty"]),
+        ("when: {header: {x: a}}, then: {priority: low}", [".when.header.x: expected a list, not a string"]),
+        ("when: {header: {'x y': [a]}}, then: {priority: low}",
+         ['.when.header["x y"]: is not a valid header name']),
+        ("when: {header: {x: ['a ']}}, then: {priority: low}",
+         [".when.header.x[0]: is not a valid header value: visible ASCII, spaces inside only, at most 8192 bytes"]),
+        ("when: {header: {x: [a], X: [b]}}, then: {priority: low}",
+         [".when.header.X: is there twice (header names ignore case)"]),
+        ("when: {header: {Authorization: [a], cookie: [b]}}, then: {priority: low}",
+         [".when.header.Authorization: carries credentials, which rules do not read: match by key or tenant",
+          ".when.header.cookie: carries credentials, which rules do not read: match by key or tenant"]),
+        ("when: {min_prompt_tokens: 5, max_prompt_tokens: 4}, then: {priority: low}",
+         [".when.max_prompt_tokens: must not be less than min_prompt_tokens"]),
+        ("when: {priority: [low], min_priority: high}, then: {priority: low}",
+         [".when.priority: never holds: all of it is below min_priority"]),
+        ("when: {priority: [urgent]}, then: {priority: low}",
+         [".when.priority[0]: must be one of critical, high, low, normal"]),
+        ("then: {headers: {}}", [".then.headers: must name 1 to 32 headers"]),
+        ("then: {headers: {Content-Length: '5', te: x, X-Fastroute-Provider: y}}",
+         [f".then.headers.{name}: must not be set here: the gateway sets or refuses this header itself"
+          for name in ("Content-Length", "te", "X-Fastroute-Provider")]),
+        ("then: {headers: {x-api-key: a, Cookie: b, proxy-authorization: c}}",
+         [f".then.headers.{name}: carries credentials" for name in ("x-api-key", "Cookie", "proxy-authorization")]),
+        ('then: {headers: {x-a: "b\\nc"}}',
+         [".then.headers.x-a: is not a valid header value: visible ASCII, spaces inside only, at most 8192 bytes"]),
+        ("then: {headers: {x-a: b, X-A: c}}", [".then.headers.X-A: is there twice (header names ignore case)"]),
+        ("then: {reject: {reason: maintenance_mode, retry_after_s: 60}}", []),
+        ("then: {reject: {reason: maintenance}}",
+         [".then.reject.reason: must be one of custom, invalid_request, maintenance_mode, rate_limit_exceeded, "
+          "unauthorized_model, did you mean 'maintenance_mode'?"]),
+        ("then: {reject: {retry_after_s: 0}}", [".then.reject.retry_after_s: must be from 1 to 86400"]),
+        ("then: {strategy: random, chain: [{pool: [one]}, {priority: high}, {tags: [a]}, {tags: [b]}]}", []),
+        ("then: {chain: [{strategy: random}, {pool: [one, x]}]}", [".then.chain[1].pool[1]: unknown provider 'x'"]),
+        ("then: {strategy: random, chain: [{strategy: p2c}]}",
+         [".then.chain[0].strategy: is already set by rules[0].then.strategy"]),
+        ("then: {chain: [{provider: one}, {reject: {}}]}", [".then: provider and reject exclude each other"]),
+        ("then: {chain: []}", [".then.chain: must not be empty"]),
+        ("then: {chain: [{}]}",
+         [f".then: does nothing: {SETTINGS} or chain", f".then.chain[0]: does nothing: {SETTINGS}"]),
+        ("then: {chain: [{chain: [{provider: one}]}]}",
+         [".then.chain[0].chain: unknown field 'chain' (known here: provider, pool, strategy, priority, tags, headers, "
+          "reject)", f".then: does nothing: {SETTINGS} or chain", f".then.chain[0]: does nothing: {SETTINGS}"]),
     ],
 )  # fmt: skip
 def test_rules(tmp_path: Path, rule: str, expected: list[str]) -> None:
@@ -133,6 +195,10 @@ def test_rules(tmp_path: Path, rule: str, expected: list[str]) -> None:
         ("{id: a, denied_providers: [x], strategy: p3c}",
          ["tenants[0].denied_providers[0]: unknown provider 'x'",
           "tenants[0].strategy: unknown strategy 'p3c', did you mean 'p2c'?"]),
+        ("{id: a, denied_providers: [one], preferred_providers: [one, two]}",
+         ["tenants[0].preferred_providers[0]: is not allowed to this tenant"]),
+        ("{id: a, allowed_providers: [two], preferred_providers: [one, two]}",
+         ["tenants[0].preferred_providers[0]: is not allowed to this tenant"]),
         ("{id: a, max_cost_per_request_usd: -1}",
          ["tenants[0].max_cost_per_request_usd: must be from 0 to 1000000000"]),
     ],
@@ -161,3 +227,29 @@ def test_zones_that_are_none(name: str) -> None:
 def test_zones() -> None:
     assert is_zone("UTC")
     assert is_zone("Europe/Berlin")
+
+
+KEYS = "auth: {keys: [{id: k1, key: a, tenant: acme}, {id: k2, key: b}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{KEYS}rules: [{{id: r, when: {{tenant: [acme, default]}}, then: {{priority: low}}}}]", []),
+        (f"{KEYS}rules: [{{id: r, when: {{tenant: [acne]}}, then: {{priority: low}}}}]",
+         ["rules[0].when.tenant[0]: no key and no entry of tenants has the tenant 'acne', did you mean 'acme'?"]),
+        ("tenants: [{id: b}]\nrules: [{id: r, when: {not: {tenant: [b, c]}}, then: {priority: low}}]",
+         ["rules[0].when.not.tenant[1]: no key and no entry of tenants has the tenant 'c'"]),
+        # Without keys and tenants nobody's tenant is known.
+        ("rules: [{id: r, when: {tenant: [c]}, then: {priority: low}}]", []),
+        (f"{KEYS}tenants: [{{id: acme}}]", []),
+        (f"{KEYS}tenants: [{{id: acmee}}]",
+         ["auth.keys[0].tenant: no entry of tenants has the id 'acme': once there are any, all must be there"]),
+        (f"{KEYS}tenants: []", []),
+        # A tenant that is broken itself hides who is unknown.
+        (f"{KEYS}tenants: [{{id: 5}}]\nrules: [{{id: r, when: {{tenant: [x]}}, then: {{priority: low}}}}]",
+         ["tenants[0].id: expected a string, not an integer: put it in quotes"]),
+    ],
+)  # fmt: skip
+def test_tenants_that_nobody_has(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert [line.partition(": ")[2] for line in faults(tmp_path, text + PROVIDERS)] == expected

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from fastroute._core import _counters_file as layout
-from fastroute._core.counters import COLUMNS, FAILURES, IN_FLIGHT, LAST_USED_NS, REQUESTS, WORDS, SegmentError
+from fastroute._core.counters import (
+    CELLS,
+    COLUMNS,
+    FAILURES,
+    IN_FLIGHT,
+    LAST_USED_NS,
+    REQUESTS,
+    WORDS,
+    WORK,
+    SegmentError,
+)
 from fastroute.errors import FastrouteError
 from tests.unit.core.twins import twins
 
@@ -62,7 +72,17 @@ def test_a_new_segment_is_zero(segment: Any, path: str) -> None:
     assert (segment.path, segment.workers, segment.endpoints) == (path, 3, 5)
     assert [segment.word(i) for i in range(WORDS)] == [0] * WORDS
     assert [segment.totals(c) for c in range(COLUMNS)] == [[0] * 5] * COLUMNS
-    assert os.path.getsize(path) == 4096 + 3 * 5 * 64
+    assert [segment.cell(e, i) for e in range(5) for i in range(CELLS)] == [0] * (5 * CELLS)
+    assert os.path.getsize(path) == 4096 + 3 * 5 * 64 + 5 * 256
+
+
+def test_named_cells_are_cells_of_their_own() -> None:
+    names = ["BREAKER", "BREAKER_COUNTS", "COOLDOWN_UNTIL_MS", "COST", "LAST_USED_MS", "SLOW_START_MS", "BANDIT"]
+    names += ["BANDIT_TIME_MS", "CLOSED_AT_MS"]
+    window = range(layout.WINDOW_0, layout.WINDOW_0 + layout.WINDOW_BUCKETS)
+    cells = [getattr(layout, name) for name in names] + list(window)
+    assert len(set(cells)) == len(cells)
+    assert all(0 <= cell < CELLS for cell in cells)
 
 
 def test_only_the_owner_may_read_the_file(segment: Any, path: str) -> None:
@@ -91,6 +111,29 @@ def test_cells_do_not_alias(segment: Any) -> None:
     seen = [segment.get(w, e, c) for w in range(3) for e in range(5) for c in range(COLUMNS)]
     assert seen == list(range(1, value + 1))
     assert [segment.word(i) for i in range(WORDS)] == [-1 - i for i in range(WORDS)]
+
+
+def test_shared_cells_do_not_alias(segment: Any) -> None:
+    for worker in range(3):
+        for endpoint in range(5):
+            for column in range(COLUMNS):
+                segment.set(worker, endpoint, column, -1)
+    cells = [(endpoint, i) for endpoint in range(5) for i in range(CELLS)]
+    for value, cell in enumerate(cells):
+        segment.set_cell(*cell, value)
+    assert [segment.cell(*cell) for cell in cells] == list(range(len(cells)))
+    assert [segment.totals(column) for column in range(COLUMNS)] == [[-3] * 5] * COLUMNS
+    assert [segment.word(i) for i in range(WORDS)] == [0] * WORDS
+
+
+def test_shared_cells(segment: Any) -> None:
+    segment.set_cell(4, 31, -7)
+    assert segment.add_cell(4, 31, 10) == 3
+    assert segment.cas_cell(4, 31, 4, 9) is False
+    assert segment.cell(4, 31) == 3
+    assert segment.cas_cell(4, 31, 3, INT64_MAX) is True
+    assert segment.add_cell(4, 31, 1) == -(2**63)
+    assert segment.cell(4, 30) == segment.cell(3, 31) == 0
 
 
 def test_totals_sum_over_workers(segment: Any) -> None:
@@ -122,15 +165,31 @@ def test_values_beyond_64_bits(segment: Any, value: int) -> None:
         lambda: segment.add_word(0, value),
         lambda: segment.cas_word(0, value, 0),
         lambda: segment.cas_word(0, 0, value),
+        lambda: segment.set_cell(0, 0, value),
+        lambda: segment.add_cell(0, 0, value),
+        lambda: segment.cas_cell(0, 0, value, 0),
+        lambda: segment.cas_cell(0, 0, 0, value),
     ):
         with pytest.raises(OverflowError):
             call()
-    assert segment.word(0) == segment.get(0, 0, 0) == 0
+    assert segment.word(0) == segment.get(0, 0, 0) == segment.cell(0, 0) == 0
 
 
 @pytest.mark.parametrize("at", [(3, 0, 0), (0, 5, 0), (0, 0, 8), (-1, 0, 0), (0, -1, 0), (0, 0, -1), (10**30, 0, 0)])
 def test_cells_out_of_range(segment: Any, at: tuple[int, int, int]) -> None:
     for call in (lambda: segment.get(*at), lambda: segment.set(*at, 1), lambda: segment.add(*at, 1)):
+        with pytest.raises(IndexError):
+            call()
+
+
+@pytest.mark.parametrize("at", [(5, 0), (0, CELLS), (-1, 0), (0, -1), (10**30, 0), (0, -(10**30))])
+def test_shared_cells_out_of_range(segment: Any, at: tuple[int, int]) -> None:
+    for call in (
+        lambda: segment.cell(*at),
+        lambda: segment.set_cell(*at, 1),
+        lambda: segment.add_cell(*at, 1),
+        lambda: segment.cas_cell(*at, 0, 1),
+    ):
         with pytest.raises(IndexError):
             call()
 
@@ -147,6 +206,7 @@ def test_other_positions_out_of_range(segment: Any) -> None:
             lambda i=i: segment.totals(i),
             lambda i=i: segment.in_flight(i),
             lambda i=i: segment.clear_worker(i),
+            lambda i=i: segment.clear_endpoint(i),
         ):
             with pytest.raises(IndexError):
                 call()
@@ -157,6 +217,8 @@ def test_integers_only(segment: Any) -> None:
         lambda: segment.set(0, 0, 0, 1.0),
         lambda: segment.word(1.0),
         lambda: segment.add_word(0, "1"),
+        lambda: segment.cell(0, 1.0),
+        lambda: segment.set_cell(0, 0, 1.0),
     ):
         with pytest.raises(TypeError):
             call()
@@ -166,10 +228,31 @@ def test_clear_worker_keeps_what_was_counted(segment: Any) -> None:
     for worker in range(3):
         for endpoint in range(5):
             segment.set(worker, endpoint, IN_FLIGHT, 4)
+            segment.set(worker, endpoint, WORK, 4000)
             segment.set(worker, endpoint, REQUESTS, 9)
+            segment.set_cell(endpoint, 3, 5)
     segment.clear_worker(1)
     assert segment.totals(IN_FLIGHT) == [8] * 5
+    assert segment.totals(WORK) == [8000] * 5
     assert segment.totals(REQUESTS) == [27] * 5
+    assert [segment.cell(endpoint, 3) for endpoint in range(5)] == [5] * 5
+
+
+def test_clear_endpoint_keeps_what_is_in_flight(segment: Any) -> None:
+    for endpoint in range(5):
+        for i in range(CELLS):
+            segment.set_cell(endpoint, i, 1 + i)
+        for worker in range(3):
+            for column in range(COLUMNS):
+                segment.set(worker, endpoint, column, 10 + column)
+    segment.clear_endpoint(2)
+    assert [segment.cell(2, i) for i in range(CELLS)] == [0] * CELLS
+    cleared = [10 + column if column in (IN_FLIGHT, WORK) else 0 for column in range(COLUMNS)]
+    for worker in range(3):
+        assert [segment.get(worker, 2, column) for column in range(COLUMNS)] == cleared
+    for endpoint in (0, 1, 3, 4):
+        assert [segment.cell(endpoint, i) for i in range(CELLS)] == list(range(1, CELLS + 1))
+        assert [segment.get(2, endpoint, column) for column in range(COLUMNS)] == list(range(10, 10 + COLUMNS))
 
 
 def test_use_after_close(segment: Any) -> None:
@@ -187,6 +270,11 @@ def test_use_after_close(segment: Any) -> None:
         lambda: segment.totals(0),
         lambda: segment.in_flight(0),
         lambda: segment.clear_worker(0),
+        lambda: segment.clear_endpoint(0),
+        lambda: segment.cell(0, 0),
+        lambda: segment.set_cell(0, 0, 1),
+        lambda: segment.add_cell(0, 0, 1),
+        lambda: segment.cas_cell(0, 0, 0, 1),
     ):
         with pytest.raises(ValueError, match="closed"):
             call()
@@ -273,11 +361,12 @@ def patched(path: str, offset: int, data: bytes) -> None:
     ("offset", "data", "message"),
     [
         (0, b"NOTMAGIC", "not a counter segment"),
-        (8, struct.pack("=I", 99), "layout 99/64, not 1/64"),
-        (12, struct.pack("=I", 128), "layout 1/128"),
+        (8, struct.pack("=I", 99), "layout 99/64, not 2/64"),
+        (8, struct.pack("=I", 1), "layout 1/64, not 2/64"),
+        (12, struct.pack("=I", 128), "layout 2/128"),
         (16, struct.pack("=I", 2000), "workers must be"),
         (20, struct.pack("=I", 0), "endpoints must be"),
-        (20, struct.pack("=I", 6), "5056 bytes .* where 5248 are expected"),
+        (20, struct.pack("=I", 6), "6336 bytes .* where 6784 are expected"),
         (24, struct.pack("=Q", 1), "are expected"),
     ],
 )
@@ -291,7 +380,7 @@ def test_open_refuses_a_wrong_header(counters: ModuleType, path: str, offset: in
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [0, 8, 4095, 4096, 5055, 5057])
+@pytest.mark.parametrize("size", [0, 8, 4095, 4096, 5056, 6335, 6337])
 def test_open_refuses_a_wrong_size(counters: ModuleType, path: str, size: int) -> None:
     counters.Segment.create(path, 3, 5).close()
     os.truncate(path, size)
@@ -316,8 +405,12 @@ def test_the_halves_share_one_layout(path: str) -> None:
         writer.set(*cell, value)
     for i in range(WORDS):
         writer.set_word(i, i - 5)
+    for endpoint in range(5):
+        for i in range(CELLS):
+            writer.set_cell(endpoint, i, -endpoint * CELLS - i)
     assert [reader.get(*cell) for cell in cells] == list(range(len(cells)))
     assert [reader.word(i) for i in range(WORDS)] == [i - 5 for i in range(WORDS)]
+    assert [-reader.cell(endpoint, i) for endpoint in range(5) for i in range(CELLS)] == list(range(5 * CELLS))
 
 
 def test_a_reader_sees_the_writers_rows(counters: ModuleType, path: str) -> None:
@@ -333,16 +426,18 @@ def test_a_reader_sees_the_writers_rows(counters: ModuleType, path: str) -> None
     assert [segment.get(w, 0, LAST_USED_NS) for w in range(4)] == [0, 1, 2, 3]
 
 
-def test_words_are_exact_between_processes(counters: ModuleType, path: str) -> None:
+def test_words_and_cells_are_exact_between_processes(counters: ModuleType, path: str) -> None:
     if not counters.ATOMIC:
         pytest.skip("the pure half does not promise it")
-    segment = counters.Segment.create(path, 1, 1)
+    segment = counters.Segment.create(path, 1, 2)
     body = (
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(argv[0]):\n"
         "    s.add_word(3, 1)\n"
         "    s.add(0, 0, 1, 1)\n"
-        "    while not s.cas_word(4, v := s.word(4), v + 1): pass"
+        "    s.add_cell(1, 2, 1)\n"
+        "    while not s.cas_word(4, v := s.word(4), v + 1): pass\n"
+        "    while not s.cas_cell(1, 3, v := s.cell(1, 3), v + 1): pass"
     )
     children = [run_child(counters, path, body, 50_000) for _ in range(4)]
     for child in children:
@@ -353,7 +448,8 @@ def test_words_are_exact_between_processes(counters: ModuleType, path: str) -> N
         child.stdin.write("\n")
         child.stdin.flush()
     finish(children)
-    assert (segment.word(3), segment.word(4), segment.get(0, 0, REQUESTS)) == (200_000,) * 3
+    counts = [segment.word(3), segment.word(4), segment.get(0, 0, REQUESTS), segment.cell(1, 2), segment.cell(1, 3)]
+    assert counts == [200_000] * 5
 
 
 def test_a_killed_worker_is_cleared(counters: ModuleType, path: str) -> None:

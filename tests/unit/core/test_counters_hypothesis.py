@@ -28,6 +28,11 @@ call = st.one_of(
     st.tuples(st.just("totals"), position),
     st.tuples(st.just("in_flight"), position),
     st.tuples(st.just("clear_worker"), position),
+    st.tuples(st.just("clear_endpoint"), position),
+    st.tuples(st.just("cell"), position, position),
+    st.tuples(st.just("set_cell"), position, position, value),
+    st.tuples(st.just("add_cell"), position, position, value),
+    st.tuples(st.just("cas_cell"), position, position, value, value),
     st.tuples(st.just("close")),
 )
 

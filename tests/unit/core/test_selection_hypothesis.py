@@ -1,4 +1,7 @@
-"""The two halves of `selection` make the same choices, and refuse in the same way."""
+"""The two halves of the round robins take the same turns, and refuse in the same way.
+
+The choices by load and weight are compared with the gates before them, in test_candidates_hypothesis.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +16,7 @@ PURE, COMPILED = (param.values[0] for param in twins("selection"))
 pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled half is not built")
 
 position = st.integers(-1, 8) | st.sampled_from([2**40, 2**70, -(2**70)])
-number = st.integers(-2, 5) | st.integers(-(2**80), 2**80) | st.floats()
 candidates = st.lists(st.integers(0, 5), max_size=10) | st.lists(position, max_size=10).map(tuple)
-bits = st.integers(0, 2**64 - 1) | st.integers(-(2**70), 2**70)
 
 
 def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -23,12 +24,6 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except (IndexError, ValueError) as error:
         return type(error)
-
-
-@given(st.sampled_from(["least_load", "p2c"]), st.lists(number), st.lists(number), candidates, bits)
-def test_same_choice(name: str, loads: list[float], weights: list[float], among: list[int], random: int) -> None:
-    left = outcome(getattr(PURE, name), loads, weights, among, random)
-    assert left == outcome(getattr(COMPILED, name), loads, weights, among, random)
 
 
 @given(st.integers(-1, 8), st.integers(-(2**70), 2**70), st.lists(candidates))
@@ -39,6 +34,7 @@ def test_same_turns(n: int, start: int, rounds: list[list[int]]) -> None:
     pure, compiled = PURE.RoundRobin(n, start), COMPILED.RoundRobin(n, start)
     for among in rounds:
         assert outcome(pure.pick, among) == outcome(compiled.pick, among)
+        assert pure.cursor == compiled.cursor
 
 
 step = st.one_of(
@@ -48,7 +44,7 @@ step = st.one_of(
 )
 
 
-@given(st.lists(st.integers(0, 9) | st.just(1_000_000), max_size=7), st.lists(step))
+@given(st.lists(st.integers(0, 9) | st.just(1_000_000_000), max_size=7), st.lists(step))
 def test_same_weights(weights: list[int], steps: list[tuple[Any, ...]]) -> None:
     pure, compiled = PURE.SmoothWeightedRoundRobin(weights), COMPILED.SmoothWeightedRoundRobin(weights)
     for name, *arguments in steps:

@@ -1,0 +1,95 @@
+"""Words and checks that both halves of `attempts` use: verdicts, states, and the layout of an endpoint's cells.
+
+    BREAKER         state:2  probes in flight:8  generation:14  until_ms:40   (from the lowest bit)
+    BREAKER_COUNTS  consecutive failures:16  probes that went well:16  trips in a row:16
+    COST            milliseconds as a 32-bit float << 32 | time in ms, modulo 2**32
+    WINDOW_0..9     epoch:24 << 40 | good:20 << 20 | failed:20
+
+`until_ms` of an open breaker is when the next probe may go, of a half-open one when its probes are given up for lost.
+"""
+
+from typing import Final, NamedTuple
+
+# How an attempt ended.
+OK: Final = 0
+FAILED: Final = 1  # the endpoint is to blame
+RATE_LIMITED: Final = 2  # it is well, but has had enough
+NEUTRAL: Final = 3  # the request is to blame, or the client left
+KEY_REJECTED: Final = 4  # the endpoint is well, our credential is not
+
+CLOSED: Final = 0
+OPEN: Final = 1
+HALF_OPEN: Final = 2
+
+REFUSED: Final = -1
+
+#: A provider's wish to be left alone is believed up to this long.
+MAX_HINT_MS: Final = 300_000
+#: A probe that has not come back after this long, or after the open time if that is longer, died with its worker.
+PROBE_LOST_MS: Final = 60_000
+#: A time in a cell lies ahead of the caller's by no more than this: another worker has looked at the clock later. One
+#: that seems to lie further ahead is of long ago.
+MAX_AHEAD_MS: Final = 0xFFFF
+#: What an endpoint nobody has measured is taken to cost while its first request is under way.
+SEED_COST_MS: Final = 1_000.0
+#: A cost below this has decayed to nothing: the endpoint may be tried again.
+FORGOTTEN_MS: Final = 1e-3
+#: Open times are lengthened by up to this share, drawn at random, so that gateways do not probe in step.
+JITTER: Final = 0.1
+MAX_SATURATED: Final = 0xFFFF
+MAX_TRIPS: Final = 16
+
+
+class Policy(NamedTuple):
+    """Parameters of `Attempts`; see config.schema.Breaker. decay_ms, penalty_ms: of the cost (peak EWMA)."""
+
+    failure_threshold: int = 5
+    success_threshold: int = 3
+    timeout_ms: int = 60_000
+    half_open_max_calls: int = 1
+    failure_rate: float = 0.5
+    min_requests: int = 20
+    window_ms: int = 30_000
+    max_timeout_ms: int = 600_000
+    slow_start_ms: int = 10_000
+    decay_ms: int = 10_000
+    penalty_ms: int = 5_000
+
+
+class Word(NamedTuple):
+    """What a BREAKER cell holds."""
+
+    state: int
+    probes: int
+    generation: int
+    until_ms: int
+
+
+def pack_word(word: Word) -> int:
+    """Return a BREAKER cell, as the signed number that the segment keeps."""
+    cell = word.state | word.probes << 2 | (word.generation & 0x3FFF) << 10 | word.until_ms << 24
+    return cell - (1 << 64) if cell >= 1 << 63 else cell
+
+
+def unpack_word(cell: int) -> Word:
+    """Return what a BREAKER cell holds."""
+    word = cell % (1 << 64)
+    return Word(word & 3, word >> 2 & 0xFF, word >> 10 & 0x3FFF, word >> 24)
+
+
+DEFAULT_POLICY: Final = Policy()
+
+
+def checked(policy: Policy) -> Policy:
+    """Return the policy, or raise ValueError for one that the cells have no room for."""
+    if not 1 <= policy.failure_threshold <= MAX_SATURATED or not 1 <= policy.success_threshold <= MAX_SATURATED:
+        raise ValueError("thresholds must be 1 to 65535")
+    if not 1 <= policy.half_open_max_calls <= 255:
+        raise ValueError("half_open_max_calls must be 1 to 255")
+    if not 0 < policy.failure_rate <= 1 or policy.min_requests < 1:
+        raise ValueError("failure_rate must be above 0 and at most 1, min_requests at least 1")
+    if not 1 <= policy.timeout_ms <= policy.max_timeout_ms <= 1 << 36:
+        raise ValueError("timeout_ms must be at least 1 and at most max_timeout_ms")
+    if policy.window_ms < 10 or policy.decay_ms < 1 or policy.penalty_ms < 0 or policy.slow_start_ms < 0:
+        raise ValueError("window_ms must be at least 10, decay_ms at least 1")
+    return policy

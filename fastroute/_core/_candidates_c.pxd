@@ -1,0 +1,57 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from fastroute._core._counters_c cimport Segment
+
+
+cdef class Need:
+    cdef public int64_t capabilities
+    cdef public int64_t prompt_tokens
+    cdef public int64_t output_tokens
+    cdef public object regions
+    cdef public bytes order
+    cdef public bytes stages
+    cdef public object max_cost_pico
+    cdef public int64_t now_ms
+    cdef public object tried
+    cdef public int64_t slow_start_ms
+    cdef public int64_t panic_percent
+    cdef public int64_t panic_min
+
+
+cdef struct Place:
+    int64_t row
+    int64_t rank
+    int64_t provider
+    int64_t region
+    int64_t capabilities
+    int64_t context_window
+    int64_t max_output
+    double input_price
+    double output_price
+    double weight
+    double factor
+
+
+cdef class Candidates:
+    cdef readonly Py_ssize_t size
+    cdef readonly Segment segment
+    cdef readonly bint panicking
+    cdef readonly double max_weight
+    cdef readonly int64_t retry_at_ms
+    # The candidates after `gate`: positions[0..count-1].
+    cdef Py_ssize_t *c_positions
+    cdef Py_ssize_t c_count
+    cdef Place *c_places
+    cdef int64_t _slow_start_ms
+    cdef int64_t _half_open_max_calls
+    cdef int64_t _removed[13]
+    cdef uint64_t _regions
+    cdef double _max_cost
+    cdef Py_ssize_t _tried[64]
+    cdef Py_ssize_t _tried_count
+
+    cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept
+    cdef Py_ssize_t _through(self, Need need) except -1
+    cdef int _fate(self, Py_ssize_t position, Need need) noexcept
+    cdef int _take(self, Need need) except -1
+    cdef int _check(self, Py_ssize_t position) except -1

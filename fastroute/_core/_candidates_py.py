@@ -1,0 +1,251 @@
+"""Pure half of `candidates`: the readable reference."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from fastroute._core._candidates_gates import (
+    BREAKER,
+    CAPABILITY,
+    CONTEXT,
+    COOLDOWN,
+    COST,
+    DRAINED,
+    OUTPUT,
+    PASSED,
+    PROBE_WAIT_MS,
+    REGION,
+    REQUEST,
+    SLOW_START_FLOOR,
+    TRIED,
+    checked_factor,
+    checked_position,
+    checked_region,
+    checked_row,
+    same_length,
+)
+from fastroute._core._counters_file import BREAKER as BREAKER_CELL
+from fastroute._core._counters_file import COOLDOWN_UNTIL_MS, SLOW_START_MS
+from fastroute._core._counters_py import Segment
+
+_GATES: Final = 13
+_OPEN: Final = 1
+_HALF_OPEN: Final = 2
+#: A request is tried at no more endpoints than this.
+_MAX_TRIED: Final = 64
+
+
+class Need:
+    """What a request needs of an endpoint. One object is used for one request after another.
+
+    capabilities: bits. prompt_tokens, output_tokens: 0 for unknown. regions: bit r for region r, 0 for any. order: for
+    each provider 0 (not allowed), 1 (preferred), 2, ...; None for all alike. stages: for each provider the gate that
+    its 0 stands for; None for REQUEST. max_cost_pico: pico-USD, -1 for no ceiling. tried: positions.
+    """
+
+    __slots__ = (
+        "capabilities",
+        "max_cost_pico",
+        "now_ms",
+        "order",
+        "output_tokens",
+        "panic_min",
+        "panic_percent",
+        "prompt_tokens",
+        "regions",
+        "slow_start_ms",
+        "stages",
+        "tried",
+    )
+
+    def __init__(self) -> None:
+        self.capabilities = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.regions = 0
+        self.order: bytes | None = None
+        self.stages: bytes | None = None
+        self.max_cost_pico = -1
+        self.now_ms = 0
+        self.tried: Sequence[int] = ()
+        self.slow_start_ms = 0
+        self.panic_percent = 0
+        self.panic_min = 1
+
+
+class Candidates:
+    """Endpoints at positions 0..n-1 and, after `gate`, those of them that a request may go to: a sequence of positions.
+
+    rows: in the segment. ranks: tiers, 0 first. providers, regions: numbers. capabilities: bits. context_windows,
+    max_outputs: tokens, 0 for unknown, which keeps nothing away. Prices: pico-USD per token, -1 for unknown, which no
+    ceiling lets through.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        rows: Sequence[int],
+        weights: Sequence[float],
+        *,
+        ranks: Sequence[int],
+        providers: Sequence[int],
+        regions: Sequence[int],
+        capabilities: Sequence[int],
+        context_windows: Sequence[int],
+        max_outputs: Sequence[int],
+        input_prices: Sequence[int],
+        output_prices: Sequence[int],
+        half_open_max_calls: int = 1,
+    ) -> None:
+        """Raises ValueError for sequences of different lengths and for a region that is not 0..63, IndexError for a row
+        that is not in the segment.
+        """
+        self.size = same_length(
+            rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs, input_prices,
+            output_prices,
+        )  # fmt: skip
+        self.segment = segment
+        self.rows = [checked_row(row, segment.endpoints) for row in rows]
+        self.weights = [float(weight) for weight in weights]
+        self.max_weight = max(self.weights, default=0.0)
+        self._ranks = list(ranks)
+        self._providers = list(providers)
+        self._regions = [checked_region(region) for region in regions]
+        self._capabilities = list(capabilities)
+        self._context_windows = list(context_windows)
+        self._max_outputs = list(max_outputs)
+        self._input_prices = list(input_prices)
+        self._output_prices = list(output_prices)
+        self._half_open_max_calls = half_open_max_calls
+        self._factors = [1.0] * self.size
+        self._slow_start_ms = 0
+        self._removed = [0] * _GATES
+        self.positions: list[int] = []
+        self.panicking = False
+        self.retry_at_ms = 0
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, at: int) -> int:
+        return self.positions[at]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """How many each gate removed, by the gates' numbers, at the last `gate`."""
+        return tuple(self._removed)
+
+    @property
+    def emptied_by(self) -> int:
+        """The last gate that removed anyone: where nobody is left, the one that took the last."""
+        return max((gate for gate in range(_GATES) if self._removed[gate]), default=PASSED)
+
+    def gate(self, need: Need) -> int:
+        """Find the candidates of the best order and rank that have any; return their number."""
+        self._slow_start_ms = need.slow_start_ms
+        self.panicking = False
+        passed = self._through(need)
+        waiting = self._removed[BREAKER]
+        fit = passed + waiting
+        if waiting and fit >= need.panic_min and passed * 100 < need.panic_percent * fit:
+            self.panicking = True
+            self._through(need)
+        return len(self.positions)
+
+    def why(self, position: int, need: Need) -> int:
+        """Return the number of the gate that removes an endpoint, PASSED if none does."""
+        return self._fate(checked_position(position, self.size), need)
+
+    def set_factor(self, position: int, factor: float) -> None:
+        """Multiply an endpoint's weight, until further notice, by what its health is worth: above 0, at most 1."""
+        self._factors[checked_position(position, self.size)] = checked_factor(factor)
+
+    def weight(self, position: int, now_ms: int) -> float:
+        """Return the weight in force: less than the configured one in a slow start or in poor health."""
+        checked_position(position, self.size)
+        weight = self.weights[position] * self._factors[position]
+        if self._slow_start_ms:
+            began = self.segment.cell(self.rows[position], SLOW_START_MS)
+            if began and now_ms - began < self._slow_start_ms:
+                weight *= max(SLOW_START_FLOOR, (now_ms - began) / self._slow_start_ms)
+        return weight
+
+    def _through(self, need: Need) -> int:
+        """Fill `positions`; return how many passed every gate, of whatever order and rank."""
+        self._removed = [0] * _GATES
+        self.retry_at_ms = 0
+        positions: list[int] = []
+        best: tuple[int, int] | None = None
+        passed = 0
+        for position in range(self.size):
+            fate = self._fate(position, need)
+            self._removed[fate] += 1
+            if fate != PASSED:
+                if fate >= BREAKER:
+                    self._note_return(position, fate, need.now_ms)
+                continue
+            passed += 1
+            order = need.order[self._providers[position]] if need.order is not None else 1
+            group = (order, self._ranks[position])
+            if best is None or group < best:
+                best = group
+                positions = []
+            if group == best:
+                positions.append(position)
+        self._removed[PASSED] = 0
+        self.positions = positions
+        return passed
+
+    def _fate(self, position: int, need: Need) -> int:
+        provider = self._providers[position]
+        if position in need.tried[:_MAX_TRIED]:
+            return TRIED
+        if need.order is not None and need.order[provider] == 0:
+            return need.stages[provider] if need.stages is not None else REQUEST
+        if not self.weights[position] > 0.0:
+            return DRAINED
+        if need.capabilities & ~self._capabilities[position]:
+            return CAPABILITY
+        window = self._context_windows[position]
+        if window and need.prompt_tokens + need.output_tokens > window:
+            return CONTEXT
+        ceiling = self._max_outputs[position]
+        if ceiling and need.output_tokens > ceiling:
+            return OUTPUT
+        if need.regions and not need.regions >> self._regions[position] & 1:
+            return REGION
+        if need.max_cost_pico >= 0 and not self._affordable(position, need):
+            return COST
+        row = self.rows[position]
+        if not self.panicking and not self._admits(row, need.now_ms):
+            return BREAKER
+        if self.segment.cell(row, COOLDOWN_UNTIL_MS) > need.now_ms:
+            return COOLDOWN
+        return PASSED
+
+    def _affordable(self, position: int, need: Need) -> bool:
+        inward, outward = self._input_prices[position], self._output_prices[position]
+        if inward < 0 or outward < 0:
+            return False
+        return need.prompt_tokens * inward + need.output_tokens * outward <= need.max_cost_pico
+
+    def _admits(self, row: int, now_ms: int) -> bool:
+        word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
+        state = word & 3
+        if state in (_OPEN, _HALF_OPEN):
+            if word >> 24 <= now_ms:
+                return True
+            return state == _HALF_OPEN and word >> 2 & 0xFF < self._half_open_max_calls
+        return True
+
+    def _note_return(self, position: int, fate: int, now_ms: int) -> None:
+        row = self.rows[position]
+        if fate == COOLDOWN:
+            at_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+        else:
+            word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
+            at_ms = now_ms + PROBE_WAIT_MS if word & 3 == _HALF_OPEN else word >> 24
+        if not self.retry_at_ms or at_ms < self.retry_at_ms:
+            self.retry_at_ms = at_ms

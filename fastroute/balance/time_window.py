@@ -1,0 +1,33 @@
+"""Time window: the endpoint, or key, that was not used for the longest time, over all workers.
+
+Whoever was not used within the window is free, and drawn by weight; if everybody was, the least recently used one.
+"""
+
+from fastroute._core.candidates import Candidates
+from fastroute._core.counters import LAST_USED_MS
+from fastroute._core.time_window import least_recently_used
+from fastroute.balance.base import BaseStrategy
+from fastroute.interfaces import Ask, PoolInfo
+
+
+class TimeWindow(BaseStrategy):
+    """A pick is a claim: no two workers make the same one."""
+
+    name = "time_window"
+
+    def __init__(self, info: PoolInfo) -> None:
+        super().__init__(info)
+        self._window_ms: int = info.options.time_window_ms
+
+    def pick(self, candidates: Candidates, ask: Ask) -> int:
+        """Return the chosen position, -1 if there are no candidates."""
+        return least_recently_used(candidates, self._bits(), ask.now_ms, self._window_ms)
+
+    def peek(self, candidates: Candidates, ask: Ask) -> int:
+        """Return what `pick` would, and give the claim back."""
+        segment, rows = candidates.segment, candidates.rows
+        before = {position: segment.cell(rows[position], LAST_USED_MS) for position in candidates}
+        position = self.pick(candidates, ask)
+        if position >= 0:
+            segment.cas_cell(rows[position], LAST_USED_MS, segment.cell(rows[position], LAST_USED_MS), before[position])
+        return position

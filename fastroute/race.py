@@ -1,0 +1,117 @@
+"""Hedging: two attempts of one request under way at a time, until the answer of one has begun."""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from fastroute._core.h1 import UpstreamError
+from fastroute.attempt import Attempt, close_exchange, encode
+from fastroute.billing.cost import cost_nano_usd
+from fastroute.billing.estimate import estimate_usage
+from fastroute.context import CONNECT, FIRST_BYTE, Context
+from fastroute.failover.hedge import Hedger
+from fastroute.routing.plan import Plan
+from fastroute.snapshot import Snapshot
+from fastroute.upstream.transport import UpstreamRequest
+
+if TYPE_CHECKING:
+    from fastroute.gateway import Gateway
+
+
+class Race:
+    """An attempt that another one may overtake while its answer has not begun.
+
+    The deadlines of the attempts under way are one: the watch interrupts the request, and with it all of them.
+    """
+
+    __slots__ = ("_ctx", "_gateway", "_plan", "_running", "_snapshot")
+
+    def __init__(self, gateway: "Gateway", ctx: Context, plan: Plan, snapshot: Snapshot) -> None:
+        self._gateway = gateway
+        self._ctx = ctx
+        self._plan = plan
+        self._snapshot = snapshot
+        self._running: dict[asyncio.Task[None], Attempt] = {}
+
+    async def run(self, request: UpstreamRequest) -> None:
+        """Send the plan's attempt, and a second one if it takes long; the plan's attempt is then the one to go on with.
+
+        Whatever else was sent has been recorded and closed when this returns or raises.
+        """
+        hedger = self._snapshot.hedger
+        assert hedger is not None  # by the caller
+        delay_ms = hedger.delay_ms(self._plan.pool.model, self._ctx.prompt_tokens)
+        first = self._start(request, self._plan.attempt)
+        best: Attempt | None = None
+        try:
+            done, _ = await asyncio.wait({first}, timeout=delay_ms / 1000 if math.isfinite(delay_ms) else None)
+            if not done:
+                self._second(hedger)
+            while self._running:
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    attempt = self._running.pop(task)
+                    task.result()
+                    best = self._better(best, attempt)
+                if best is not None and best.exchange is not None and best.exchange.status < 400:
+                    return
+        except asyncio.CancelledError:
+            self._time_out()
+        finally:
+            if best is not None:
+                self._plan.attempt = best
+            self._ctx.endpoint = self._plan.attempt.endpoint
+            self._stop()
+
+    def _start(self, request: UpstreamRequest, attempt: Attempt) -> asyncio.Task[None]:
+        gateway = self._gateway
+        task = gateway.loop.create_task(gateway.send(request, attempt, self._ctx, self._snapshot))
+        self._running[task] = attempt
+        return task
+
+    def _second(self, hedger: Hedger) -> None:
+        """Start a second attempt, if there is somebody for it and the caps allow it."""
+        ctx, plan, snapshot = self._ctx, self._plan, self._snapshot
+        if ctx.attempts >= snapshot.max_attempts:
+            return
+        now_ms = self._gateway.now() // 1_000_000
+        loser = cost_nano_usd(plan.attempt.endpoint.card, estimate_usage(ctx.request_bytes, 0, 0, None))
+        if snapshot.planner.gate(plan, now_ms) == 0 or not hedger.allow(-1 if loser is None else loser, now_ms):
+            return
+        attempt = self._gateway.admit(ctx, plan, snapshot)
+        if attempt is not None:
+            self._start(encode(ctx, attempt, plan.model), attempt)
+
+    def _better(self, best: Attempt | None, other: Attempt) -> Attempt:
+        """Return which of two attempts that have ended to go on with; the other one is recorded and closed."""
+        if best is None:
+            return other
+        begun = other.exchange is not None and (best.exchange is None or other.exchange.status < best.exchange.status)
+        winner, loser = (other, best) if begun else (best, other)
+        self._lose(loser)
+        return winner
+
+    def _time_out(self) -> None:
+        """Deal with an interruption: of the deadlines of an attempt here, of any other by raising it again."""
+        ctx = self._ctx
+        if ctx.interrupted not in (CONNECT, FIRST_BYTE):
+            raise asyncio.CancelledError
+        reason = ctx.resume()
+        for attempt in (self._plan.attempt, *self._running.values()):
+            failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
+            attempt.fail(failure, self._snapshot.classifier)
+
+    def _stop(self) -> None:
+        """End what is still under way, but for the plan's attempt."""
+        for task, attempt in list(self._running.items()):
+            # It closes what it has opened when it runs next.
+            task.cancel()
+            if attempt is not self._plan.attempt:
+                self._gateway.bill_loser(self._ctx, attempt.endpoint)
+                self._lose(attempt)
+        self._running.clear()
+
+    def _lose(self, attempt: Attempt) -> None:
+        gateway = self._gateway
+        gateway.record(self._ctx, self._plan, attempt)
+        close_exchange(attempt.exchange)

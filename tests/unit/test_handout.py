@@ -1,0 +1,32 @@
+"""A configuration crosses from one process to another whole, secrets included, and through no file."""
+
+import socket
+
+from fastroute.config.environment import from_environment
+from fastroute.handout import Handout, receive, send
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def test_what_is_sent_is_what_arrives() -> None:
+    config = from_environment({"OPENAI_API_KEY": "sk-handed-out"})
+    ours, theirs = pair()
+    with ours, theirs:
+        send(ours, Handout(7, (3, 1, 2), config))
+        send(ours, Handout(8, (), config))
+        first = receive(theirs)
+        second = receive(theirs)
+    assert first == Handout(7, (3, 1, 2), config)
+    assert first is not None
+    assert first.config.providers[0].keys[0].key.reveal() == "sk-handed-out"
+    assert second is not None
+    assert second.generation == 8
+
+
+def test_the_other_end_is_gone() -> None:
+    ours, theirs = pair()
+    ours.close()
+    with theirs:
+        assert receive(theirs) is None

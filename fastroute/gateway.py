@@ -139,7 +139,8 @@ class Gateway:
             await self._refuse(downstream, ctx, GatewayError(500, "internal_error", "internal error", fault="gateway"))
         finally:
             self._watch.leave(ctx)
-            self._settle(ctx)
+            if not ctx.settled:
+                self._settle(ctx)
             if self.access is not None:
                 self.access.note(ctx)
 
@@ -310,21 +311,25 @@ class Gateway:
         outcome = attempt.outcome
         ctx.outcome = outcome.name
         now_ns = self._now()
-        total_ms = (now_ns - attempt.sent_ns) / 1e6
-        output_tokens = ctx.usage.total_output
+        if outcome is classify.OK:
+            # The one that nearly all of them are: what a good answer has no use for is not looked at.
+            cost_ms = -1.0 if attempt.survey.events else self._cost_ms(ctx, attempt, ctx.usage.total_output)
+            attempt.release(OK, cost_ms, now_ns // 1_000_000, 0, 0)
+            if not ctx.record_id % LEARN_EVERY and ctx.usage_source == "provider":
+                pool: Pool = plan.pool
+                pool.learn(ctx.request_bytes, ctx.usage.total_input, ctx.usage.total_output)
+        else:
+            self._release(attempt, outcome, now_ns)
+        if plan.chooser.learns or ctx.snapshot.hedger is not None:
+            self._teach(ctx, plan, attempt, (now_ns - attempt.sent_ns) / 1e6)
+
+    def _release(self, attempt: Attempt, outcome: Outcome, now_ns: int) -> None:
         cost_ms = -1.0
-        if outcome.verdict == OK and not attempt.survey.events:
-            cost_ms = self._cost_ms(ctx, attempt, output_tokens)
-        elif outcome.verdict == NEUTRAL and attempt.first_byte_ns < 0:
+        if outcome.verdict == NEUTRAL and attempt.first_byte_ns < 0:
             # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
-            cost_ms = total_ms
+            cost_ms = (now_ns - attempt.sent_ns) / 1e6
         hint_ms = max(0, outcome.hint_ms)
         attempt.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
-        pool: Pool = plan.pool
-        if ctx.record_id % LEARN_EVERY == 0 and ctx.usage_source == "provider":
-            pool.learn(ctx.request_bytes, ctx.usage.total_input, output_tokens)
-        if plan.chooser.learns or ctx.snapshot.hedger is not None:
-            self._teach(ctx, plan, attempt, total_ms)
 
     def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:
         begun = attempt.first_byte_ns >= 0

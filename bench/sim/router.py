@@ -22,8 +22,8 @@ from fastroute.gateway import PROMPT_TOKENS_PER_UNIT
 from fastroute.health.weighing import weigh
 from fastroute.interfaces import Asked, Header, PoolInfo, Result
 from fastroute.load.inflight import Permit
-from fastroute.routing.plan import OUTPUT_TOKEN_WORK, REFERENCE_WORK, Plan, Planner
-from fastroute.routing.pool import Pool
+from fastroute.routing.plan import Plan, Planner
+from fastroute.routing.pool import Pool, answer_work, prompt_work
 from fastroute.routing.rules import compile_rules
 from fastroute.routing.table import Route, RouteTable
 
@@ -136,8 +136,8 @@ class Router:
         plan.session = job.session
         plan.prompt = job.prompt
         plan.prompt_end = len(job.prompt)
-        plan.prefill_work = job.prompt_tokens * 1000 // REFERENCE_WORK
-        plan.work = plan.prefill_work + plan.output_tokens * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+        plan.prefill_work = prompt_work(job.prompt_tokens)
+        plan.work = plan.prefill_work + answer_work(plan.output_tokens)
         self._serve(Flight(job, plan, self._clock.now + self._total_ms))
 
     def _serve(self, flight: Flight, last: Outcome | None = None) -> None:

@@ -13,7 +13,7 @@ from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
 from fastroute.interfaces import NO_WISHES, Ask, Asked, Step
-from fastroute.routing.pool import Chooser, Pool
+from fastroute.routing.pool import Chooser, Pool, answer_work, prompt_work
 from fastroute.routing.refusals import refusal, whole_seconds
 from fastroute.routing.rules import NO_DECISION, Decision, Facts, RuleTable
 from fastroute.routing.table import Route, RouteTable, unknown_model
@@ -22,11 +22,6 @@ from fastroute.routing.tenants import TenantPolicy
 CAPABILITY_STREAM: Final = 1
 CAPABILITY_TOOLS: Final = 2
 CAPABILITY_VISION: Final = 4
-
-#: What a request of average size counts for in a pool's in-flight work: 1000 tokens of prompt and 300 of answer.
-REFERENCE_WORK: Final = 7000
-#: A token of answer keeps a replica as busy as this many tokens of prompt (prefill is done in parallel).
-OUTPUT_TOKEN_WORK: Final = 20
 
 # How the dialects carry an image in a conversation.
 _IMAGE: Final = re.compile(
@@ -330,20 +325,22 @@ class Planner:
     def _measure(self, plan: Plan, ctx: Context) -> None:
         """Work out how much the request asks of an endpoint; what neither gates nor strategy look at is left out."""
         pool = plan.pool
+        prefill = plan.prefill_work = prompt_work(ctx.prompt_tokens)
+        plan.prompt_tokens = ctx.prompt_tokens
+        plan.tenant = ctx.principal.tenant
+        plan.stream = ctx.stream
         expected = int(pool.output_tokens)
         if pool.limited or plan.terms.max_cost_pico >= 0:
             expected = self._ask_of_endpoints(plan, ctx, expected)
+            plan.work = prefill + answer_work(expected)
+        else:
+            plan.work = prefill + pool.answer_work
+        plan.output_tokens = expected
         if plan.chooser.reads_prompt:
             asked = self._read_asked(ctx)
             plan.session = ctx.wishes.session or asked.user
             plan.prompt = ctx.body
             plan.prompt_start, plan.prompt_end = asked.span
-        plan.prompt_tokens = ctx.prompt_tokens
-        plan.output_tokens = expected
-        plan.tenant = ctx.principal.tenant
-        plan.stream = ctx.stream
-        plan.prefill_work = ctx.prompt_tokens * 1000 // REFERENCE_WORK
-        plan.work = plan.prefill_work + expected * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
 
     def _ask_of_endpoints(self, plan: Plan, ctx: Context, expected: int) -> int:
         """Bring into the plan's terms what gates of its pool look at; return how many tokens of answer to expect."""

@@ -20,6 +20,22 @@ LEARN_EVERY: Final = 8
 Maker = Callable[[str, PoolInfo], Strategy]
 
 
+#: What a request of average size counts for in a pool's in-flight work: 1000 tokens of prompt and 300 of answer.
+REFERENCE_WORK: Final = 7000
+#: A token of answer keeps a replica as busy as this many tokens of prompt (prefill is done in parallel).
+OUTPUT_TOKEN_WORK: Final = 20
+
+
+def answer_work(output_tokens: float) -> int:
+    """Return the in-flight work of an answer of that length, in thousandths of a reference request."""
+    return int(output_tokens) * OUTPUT_TOKEN_WORK * 1000 // REFERENCE_WORK + 1
+
+
+def prompt_work(prompt_tokens: int) -> int:
+    """Return the in-flight work of a prompt of that length, in thousandths of a reference request."""
+    return prompt_tokens * 1000 // REFERENCE_WORK
+
+
 class Chooser:
     """A strategy of a pool, with the header field that names it."""
 
@@ -45,6 +61,7 @@ class Pool:
     __slots__ = (
         "_choosers",
         "_make",
+        "answer_work",
         "blind",
         "candidates",
         "dialect",
@@ -77,6 +94,7 @@ class Pool:
         self.blind = blind
         self.tokens_per_byte = FIRST_TOKENS_PER_BYTE
         self.output_tokens = FIRST_OUTPUT_TOKENS
+        self.answer_work = answer_work(FIRST_OUTPUT_TOKENS)
         self._make = make
         self._choosers: dict[str, Chooser] = {}
 
@@ -96,11 +114,13 @@ class Pool:
             self.tokens_per_byte += _LEARNING_RATE * (seen - self.tokens_per_byte)
         if output_tokens > 0:
             self.output_tokens += _LEARNING_RATE * (output_tokens - self.output_tokens)
+            self.answer_work = answer_work(self.output_tokens)
 
     def adopt(self, previous: "Pool") -> None:
         """Take over what the same pool of the snapshot before had learnt, for the endpoints both have."""
         self.tokens_per_byte = previous.tokens_per_byte
         self.output_tokens = previous.output_tokens
+        self.answer_work = previous.answer_work
         before = {row: position for position, row in enumerate(previous.info.rows)}
         positions = [before.get(row, -1) for row in self.info.rows]
         for name, chooser in previous._choosers.items():

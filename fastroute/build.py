@@ -28,8 +28,9 @@ from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
 from fastroute.routing.pool import Pool
-from fastroute.routing.rules import compile_rules
+from fastroute.routing.rules import RuleTable, compile_rules
 from fastroute.routing.table import Route, RouteTable
+from fastroute.routing.tally import Counts
 from fastroute.routing.tenants import compile_tenants
 from fastroute.rows import Identity
 from fastroute.snapshot import Snapshot, TransportKey
@@ -48,13 +49,14 @@ _ALL: Final[tuple[DialectName, ...]] = ("openai", "anthropic", "gemini")
 
 
 class Surroundings(NamedTuple):
-    """What a snapshot is built into: one worker's loop, segment, clock, randomness and environment."""
+    """What a snapshot is built into: one worker's loop, segment, clock, randomness, environment, counts of rules."""
 
     loop: asyncio.AbstractEventLoop
     segment: Segment
     clock: Clock
     random_bits: Callable[[], int]
     env: Mapping[str, str]
+    rule_counts: Counts | None = None
 
 
 class Spec(NamedTuple):
@@ -91,12 +93,14 @@ def build_snapshot(
     generation: int = 1,
     *,
     rows: Sequence[int] | None = None,
+    rule_slots: Sequence[int] | None = None,
     previous: Snapshot | None = None,
 ) -> Snapshot:
     """Return the runtime bundle of a checked configuration.
 
-    rows: of its endpoints in the segment; None for the order of the configuration. previous: the snapshot that this
-    one is to replace; connections, and what has been learnt and counted, are carried over.
+    rows: of its endpoints in the segment; None for the order of the configuration. rule_slots: of its rules in the
+    counts of `around`, if it has them. previous: the snapshot that this one is to replace; connections, and what has
+    been learnt, are carried over.
     """
     specs = endpoint_specs(config)
     if rows is None:
@@ -107,7 +111,7 @@ def build_snapshot(
         for row, spec in zip(rows, specs, strict=True)
     )
     routes = _Routes(config, specs, endpoints, around).table()
-    planner = _planner(config, routes)
+    planner = _planner(config, routes, compile_rules(config, routes.names, rule_slots, around.rule_counts))
     if previous is not None:
         _adopt(planner, previous.planner)
     retry = config.routing.retry
@@ -154,12 +158,12 @@ def build_attempts(config: Config, segment: Segment) -> Attempts:
     return Attempts(segment, policy)
 
 
-def _planner(config: Config, routes: RouteTable) -> Planner:
+def _planner(config: Config, routes: RouteTable, rules: RuleTable) -> Planner:
     providers = provider_numbers(config)
     breaker = config.routing.breaker
     return Planner(
         routes,
-        compile_rules(config, routes.names),
+        rules,
         compile_tenants(config, providers),
         providers,
         region_numbers(config),
@@ -180,8 +184,7 @@ def build_keys(auth: Auth) -> KeyTable:
 
 
 def _adopt(planner: Planner, previous: Planner) -> None:
-    """Take over what the planner that is replaced has learnt and counted."""
-    planner.rules.adopt(previous.rules)
+    """Take over what the planner that is replaced has learnt."""
     before = previous.routes.pools
     for name, pool in planner.routes.pools.items():
         if name in before:

@@ -26,7 +26,8 @@ class GatewayError(FastrouteError):
     status: HTTP status. code: machine-readable word of a closed vocabulary (`model_not_found`, ...).
     param: the field at fault, if any. retry_after_s: seconds for `Retry-After`, if a later try may succeed.
     close: the connection's framing can no longer be trusted. fault, retry_safe: who erred, and whether the same
-    request can be sent again without risk of being served twice.
+    request can be sent again without risk of being served twice. rules: ids of the routing rules that refuse it.
+    headers: further fields of the reply.
     """
 
     def __init__(
@@ -50,3 +51,5 @@ class GatewayError(FastrouteError):
         self.fault: Fault = fault
         self.retry_safe = retry_safe
         self.close = close
+        self.rules: tuple[str, ...] = ()
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()

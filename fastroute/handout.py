@@ -14,11 +14,15 @@ _MESSAGE = b"configuration"
 
 
 class Handout(NamedTuple):
-    """generation: 1 for the configuration of the start. rows: those of its endpoints, see `rows`."""
+    """generation: 1 for the configuration of the start. rows: those of its endpoints, see `rows`.
+
+    rule_slots: where its rules are counted, see `routing.tally`.
+    """
 
     generation: int
     rows: tuple[int, ...]
     config: Config
+    rule_slots: tuple[int, ...] = ()
 
 
 def send(channel: socket.socket, handout: Handout) -> None:
@@ -27,7 +31,7 @@ def send(channel: socket.socket, handout: Handout) -> None:
     It goes through memory that has no name in any file system, because it holds credentials.
     """
     with _nameless() as file:
-        file.write(msgspec.msgpack.encode((handout.generation, handout.rows, handout.config), enc_hook=_reveal))
+        file.write(msgspec.msgpack.encode(tuple(handout), enc_hook=_reveal))
         file.flush()
         socket.send_fds(channel, [_MESSAGE], [file.fileno()], socket.MSG_DONTWAIT)
 
@@ -41,10 +45,7 @@ def receive(channel: socket.socket) -> Handout | None:
         # The descriptor shares its position with the writer's.
         file.seek(0)
         content = file.read()
-    generation, rows, config = msgspec.msgpack.decode(
-        content, type=tuple[int, tuple[int, ...], Config], dec_hook=decode_secret
-    )
-    return Handout(generation, rows, config)
+    return msgspec.msgpack.decode(content, type=Handout, dec_hook=decode_secret)
 
 
 def _nameless() -> Any:

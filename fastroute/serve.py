@@ -29,6 +29,7 @@ from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import ConfigError, FastrouteError
 from fastroute.handout import Handout, receive, send
 from fastroute.observe.access import STDOUT
+from fastroute.routing.tally import SPARE_SLOTS, UNCOUNTED, Slots, Tally
 from fastroute.rows import SPARE_ROWS, Rows, RowsError
 from fastroute.words import DRAINING
 from fastroute.worker import Inheritance, run_worker
@@ -97,8 +98,11 @@ class Supervisor:
         names = identities(self._config)
         self._segment = Segment.create(segment_path, server.workers, min(MAX_ENDPOINTS, len(names) + SPARE_ROWS))
         self._rows = Rows(self._segment.endpoints, self._segment.clear_endpoint, self._segment.in_flight)
-        handout = Handout(1, self._rows.assign(names), self._config)
-        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read)
+        rules = [rule.id for rule in self._config.rules]
+        self._slots = Slots(len(rules) + SPARE_SLOTS)
+        tally = Tally(server.workers, len(rules) + SPARE_SLOTS)
+        handout = Handout(1, self._rows.assign(names), self._config, self._slots.assign(rules))
+        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
         self._catch_signals()
@@ -154,7 +158,10 @@ class Supervisor:
         for name in changed_fields(old.config.server, config.server):
             log.warning("SIGHUP: server.%s has changed, which takes a restart", name)
         config = msgspec.structs.replace(config, server=old.config.server)
-        handout = Handout(old.generation + 1, rows, config)
+        slots = self._slots.assign([rule.id for rule in config.rules])
+        if UNCOUNTED in slots:
+            log.warning("SIGHUP: %d rules are not counted until a restart", slots.count(UNCOUNTED))
+        handout = Handout(old.generation + 1, rows, config, slots)
         self._inherited = self._inherited._replace(handout=handout)
         for child in self._children:
             self._hand_out(child, handout)
@@ -345,7 +352,7 @@ def _run_control(inherited: Inheritance) -> None:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_reader(inherited.life_fd, orphaned)
         segment = Segment.open(inherited.segment_path)
-        plane = ControlPlane(inherited.handout, segment, inherited.admin_socket)
+        plane = ControlPlane(inherited.handout, segment, inherited.admin_socket, inherited.tally)
         if inherited.channel is not None:
             channel = inherited.channel
 

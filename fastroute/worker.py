@@ -28,6 +28,7 @@ from fastroute.gateway import Gateway
 from fastroute.handout import Handout, receive
 from fastroute.health.weighing import Weighing
 from fastroute.observe.access import AccessLog
+from fastroute.routing.tally import Tally
 from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
 
@@ -46,7 +47,8 @@ GC_THRESHOLDS = (20_000, 20, 20)
 class Inheritance(NamedTuple):
     """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive.
 
-    channel: where configurations come from that are read later; None while there is no child to send them to.
+    tally: of the rules. channel: where configurations come from that are read later; None while there is no child to
+    send them to.
     """
 
     handout: Handout
@@ -54,6 +56,7 @@ class Inheritance(NamedTuple):
     data_socket: socket.socket
     admin_socket: socket.socket
     life_fd: int
+    tally: Tally
     channel: socket.socket | None = None
 
 
@@ -79,12 +82,15 @@ class _Worker:
         journal = _open_journal(config)
         watch = Watch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         rng = system_rng()
-        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
+        counts = self._inherited.tally.row(self._slot)
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ, counts)
         limits = config.server.limits
         access = _open_access_log(config, loop)
-        generation, rows, _ = self._inherited.handout
+        handout = self._inherited.handout
         gateway = Gateway(
-            snapshot=build_snapshot(config, around, generation, rows=rows),
+            snapshot=build_snapshot(
+                config, around, handout.generation, rows=handout.rows, rule_slots=handout.rule_slots
+            ),
             reader=RequestReader(
                 Limits(
                     limits.max_body_bytes,
@@ -157,7 +163,14 @@ class _Worker:
                 return
             old = gateway.snapshot
             try:
-                new = build_snapshot(handout.config, around, handout.generation, rows=handout.rows, previous=old)
+                new = build_snapshot(
+                    handout.config,
+                    around,
+                    handout.generation,
+                    rows=handout.rows,
+                    rule_slots=handout.rule_slots,
+                    previous=old,
+                )
             except Exception:  # whatever is wrong with the new configuration, the old one goes on
                 log.exception("configuration %d cannot be put in force; the one before stays", handout.generation)
                 return

@@ -1,13 +1,11 @@
 """The admin listener's ASGI application: probes, and the calls of the admin API."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
 import orjson
 
-from fastroute.admin.explain import Question
 from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError, Receive, Scope, Send
 from fastroute.errors import GatewayError
 
@@ -15,29 +13,35 @@ MAX_BODY_BYTES: Final = 1 << 20
 
 _JSON: Final = (b"content-type", b"application/json")
 
-#: Answers a question with a JSON document. Raises GatewayError.
-Explainer = Callable[[Question], object]
+#: Answers a call with a JSON document, given the body that came with it. Raises GatewayError.
+Call = Callable[[bytes], object]
 
 
 class AdminApp:
-    """ASGI application of the control plane. key: the admin bearer token, None if no admin call is allowed."""
+    """ASGI application of the control plane.
 
-    def __init__(self, key: str | None, ready: Callable[[], bool], explain: Explainer) -> None:
+    key: the admin bearer token, None if no admin call is allowed. calls: by path, then by method.
+    """
+
+    def __init__(self, key: str | None, ready: Callable[[], bool], calls: Mapping[bytes, Mapping[str, Call]]) -> None:
         self.key = key.encode() if key is not None else None
         self._ready = ready
-        self._explain = explain
+        self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         downstream = AsgiDownstream(scope, receive, send)
+        headers = [_JSON]
         try:
             status, document = await self._serve(downstream)
         except GatewayError as error:
             status, document = error.status, _error(error.code, error.message)
+            if error.status == 405 and error.param:
+                headers.append((b"allow", error.param.encode()))
         except ClientGoneError:
             status, document = 400, _error("invalid_request_error", "the request body broke off")
         body = orjson.dumps(document)
-        await downstream.respond(status, [_JSON, (b"content-length", b"%d" % len(body))], body)
+        await downstream.respond(status, [*headers, (b"content-length", b"%d" % len(body))], body)
 
     async def _serve(self, downstream: AsgiDownstream) -> tuple[int, object]:
         path = downstream.path
@@ -46,24 +50,20 @@ class AdminApp:
             return (200 if well else 503), {"ready": well}
         if path.startswith(b"/admin/") and not self._allowed(downstream):
             raise GatewayError(401, "invalid_api_key", "missing or unknown admin key")
-        if path == b"/admin/v1/explain":
-            if downstream.method != "POST":
-                raise GatewayError(405, "method_not_allowed", "explain takes POST")
-            return 200, self._explain(_question(await downstream.read_body(-1, MAX_BODY_BYTES)))
-        raise GatewayError(404, "not_found", "unknown path")
+        methods = self._calls.get(path)
+        if methods is None:
+            raise GatewayError(404, "not_found", "unknown path")
+        call = methods.get(downstream.method)
+        if call is None:
+            allowed = ", ".join(sorted(methods))
+            raise GatewayError(405, "method_not_allowed", f"this path takes {allowed}", param=allowed)
+        return 200, call(await downstream.read_body(-1, MAX_BODY_BYTES))
 
     def _allowed(self, downstream: AsgiDownstream) -> bool:
         if self.key is None:
             return False
         presented = b"".join(value for name, value in downstream.headers if name == b"authorization")
         return hmac.compare_digest(presented, b"Bearer " + self.key)
-
-
-def _question(body: bytes) -> Question:
-    try:
-        return msgspec.json.decode(body, type=Question)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise GatewayError(400, "invalid_request_error", str(error)) from None
 
 
 def _error(code: str, message: str) -> dict[str, object]:

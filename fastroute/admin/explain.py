@@ -43,6 +43,14 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     body: dict[str, Any] | None = None
 
 
+def read_question(body: bytes) -> Question:
+    """Return the question in a body. Raises GatewayError 400 for nonsense."""
+    try:
+        return msgspec.json.decode(body, type=Question)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise GatewayError(400, "invalid_request_error", str(error)) from None
+
+
 def answer(question: Question, config: Config, snapshot: Snapshot, clock: Clock) -> Document:
     """Return who would serve the request and why. A refusal is an answer too. Raises GatewayError 400 for nonsense."""
     ctx = _context(question, config, snapshot, clock)
@@ -53,7 +61,14 @@ def answer(question: Question, config: Config, snapshot: Snapshot, clock: Clock)
         ctx.model = route.name or called
         plan = snapshot.planner.plan(ctx, route)
     except GatewayError as error:
-        return {"model": question.model, "choice": None, "candidates": [], "refusal": refusal_document(error)}
+        refusal = refusal_document(error)
+        return {
+            "model": question.model,
+            "rules": list(error.rules),
+            "choice": None,
+            "candidates": [],
+            "refusal": refusal,
+        }
     return explain(snapshot.planner, plan, snapshot.attempts, clock.monotonic_ns() // 1_000_000)
 
 

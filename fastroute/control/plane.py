@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, Final
 
 from fastroute._core.counters import Segment
-from fastroute.admin.app import AdminApp
-from fastroute.admin.explain import Question, answer
+from fastroute.admin.app import AdminApp, Call
+from fastroute.admin.explain import answer, read_question
+from fastroute.admin.rules import rules_document
 from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
 from fastroute.build import Surroundings, build_snapshot, identities
@@ -20,6 +21,7 @@ from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.downstream.listener import Listener
 from fastroute.handout import Handout
 from fastroute.routing.explain import Document
+from fastroute.routing.tally import Tally
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.tls import client_context
 from fastroute.words import DRAINING
@@ -31,7 +33,8 @@ LEDGER_FILE: Final = "ledger.db"
 class ControlPlane:
     """Ledger ingestion and the admin listener."""
 
-    def __init__(self, handout: Handout, segment: Segment, admin_socket: socket.socket) -> None:
+    def __init__(self, handout: Handout, segment: Segment, admin_socket: socket.socket, tally: Tally) -> None:
+        """tally: of what the rules of the configuration have matched."""
         config = handout.config
         self._handout = handout
         state_dir = config.server.state_dir
@@ -39,19 +42,32 @@ class ControlPlane:
         key = config.server.admin.key
         self._segment = segment
         self._snapshot: Snapshot | None = None
-        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0, self._explain)
+        self._tally = tally
+        calls: dict[bytes, dict[str, Call]] = {
+            b"/admin/v1/explain": {"POST": self._explain},
+            b"/admin/v1/rules": {"GET": self._rules},
+        }
+        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0, calls)
         self._socket = admin_socket
         self._prober: Any = None
 
-    def _explain(self, question: Question) -> Document:
+    def _explain(self, body: bytes) -> Document:
         """Answer by a snapshot of this process: what it would choose now, by what all workers have seen."""
         if self._snapshot is None:
             rng = system_rng()
             loop = asyncio.get_running_loop()
             around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
-            generation, rows, config = self._handout
-            self._snapshot = build_snapshot(config, around, generation, rows=rows)
-        return answer(question, self._handout.config, self._snapshot, SYSTEM_CLOCK)
+            handout = self._handout
+            self._snapshot = build_snapshot(handout.config, around, handout.generation, rows=handout.rows)
+        document = answer(read_question(body), self._handout.config, self._snapshot, SYSTEM_CLOCK)
+        matches = {rule["id"]: rule["matches"] for rule in self._rules(b"")["rules"]}
+        document["rule_matches"] = {name: matches[name] for name in document["rules"]}
+        return document
+
+    def _rules(self, body: bytes) -> dict[str, Any]:
+        """Return the rules in force. body: of the call, which is not looked at."""
+        handout = self._handout
+        return rules_document(handout.config, handout.generation, handout.rule_slots, self._tally.total)
 
     def reload(self, handout: Handout) -> None:
         """Go by another configuration from now on, except for what belongs to the server."""
@@ -61,7 +77,7 @@ class ControlPlane:
 
     def _probe(self) -> None:
         """Probe the providers that are to be probed."""
-        _, rows, config = self._handout
+        rows, config = self._handout.rows, self._handout.config
         if self._prober is None and all(provider.probe is None for provider in config.providers):
             return
         # Imported only where something is probed: httpx costs several megabytes.

@@ -27,6 +27,7 @@ def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tu
         headers.append((b"allow", error.param.encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    headers.extend(error.headers)
     if error.close:
         headers.append(_CLOSE)
     return error.status, headers, body

@@ -107,7 +107,7 @@ class AccessLog:
             "provider": endpoint.provider if endpoint is not None else None,
             "endpoint": endpoint.id if endpoint is not None else None,
             "strategy": plan.chooser.name if plan is not None else None,
-            "rules": list(plan.terms.decision.rule_ids) if plan is not None else [],
+            "rules": _rules(ctx),
             "attempts": ctx.attempts,
             "input_tokens": ctx.usage.total_input,
             "output_tokens": ctx.usage.total_output,
@@ -117,6 +117,14 @@ class AccessLog:
             "request_bytes": ctx.request_bytes,
             "response_bytes": ctx.response_bytes,
         }
+
+
+def _rules(ctx: Context) -> tuple[str, ...]:
+    """Return the ids of the rules that applied, also where one of them is why there is no plan."""
+    if ctx.error is not None and ctx.error.rules:
+        return ctx.error.rules
+    ids: tuple[str, ...] = ctx.plan.terms.decision.rule_ids if ctx.plan is not None else ()
+    return ids
 
 
 def _pieces(lines: list[bytes], limit: int) -> list[bytes]:

@@ -424,4 +424,7 @@ def _combine(
 def _rejected(decision: Decision) -> GatewayError:
     assert decision.reject is not None  # by the caller
     status, code, message, retry_after_s = decision.reject
-    return GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
+    error = GatewayError(status, code, message, retry_after_s=retry_after_s, retry_safe=status in (429, 503))
+    error.rules = decision.rule_ids
+    error.headers = ((b"x-fastroute-rule", decision.header_value),)
+    return error

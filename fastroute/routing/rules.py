@@ -6,7 +6,7 @@ intersection of one entry of each, so that 1,000 rules cost what the things they
 (any, not, prompt sizes, patterns of headers, models nobody has listed) is asked of the rules that are left, in order.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +31,7 @@ from fastroute.routing.match import (
     atoms,
     holds_all,
 )
+from fastroute.routing.tally import Counts
 
 __all__ = ["NO_DECISION", "Decision", "Facts", "RuleTable", "compile_rules"]
 
@@ -82,13 +83,17 @@ NO_DECISION: Final = Decision()
 
 
 class _Entry(NamedTuple):
-    """One rule. checks: what no map holds; model: to be asked too when the request's model is in no map."""
+    """One rule. checks: what no map holds; model: to be asked too when the request's model is in no map.
+
+    slot: where its matches are counted.
+    """
 
     decision: Decision
     checks: tuple[Predicate, ...]
     model: Predicate | None
     ends: bool
     changes: bool
+    slot: int
 
 
 class _Index:
@@ -115,8 +120,18 @@ class _Index:
 class RuleTable:
     """The rules of one snapshot. Immutable but for the counts of matches and the sets of the current minute."""
 
-    def __init__(self, rules: list[Rule], providers: Mapping[str, int], model_names: Iterable[str]) -> None:
-        """Compile enabled rules, in reading order. model_names: models that are looked up rather than compared."""
+    def __init__(
+        self,
+        rules: list[Rule],
+        providers: Mapping[str, int],
+        model_names: Iterable[str],
+        slots: Mapping[str, int],
+        counts: Counts,
+    ) -> None:
+        """Compile enabled rules, in reading order. model_names: models that are looked up rather than compared.
+
+        counts: of matches, those of a rule at the slot of its id; this table adds to them.
+        """
         self.active = bool(rules)
         self._all = (1 << len(rules)) - 1
         self._windows = Windows()
@@ -125,8 +140,8 @@ class RuleTable:
         self._indexes: dict[str, _Index] = {}
         self._globs: dict[str, int] = {}
         self._pattern_rules = 0
-        self._rules = tuple(self._entry(rule, 1 << at, providers) for at, rule in enumerate(rules))
-        self._counts = [0] * len(rules)
+        self._rules = tuple(self._entry(rule, 1 << at, providers, slots[rule.id]) for at, rule in enumerate(rules))
+        self._counts = counts
         self._index_models(model_names)
         for index in self._indexes.values():
             index.close()
@@ -147,7 +162,7 @@ class RuleTable:
         self._timed = bool(self._windows.open)
         self._moves = self._priority is not None or self._tags is not None
 
-    def _entry(self, rule: Rule, bit: int, providers: Mapping[str, int]) -> _Entry:
+    def _entry(self, rule: Rule, bit: int, providers: Mapping[str, int], slot: int) -> _Entry:
         """Compile one rule, and put what can be looked up of it into the maps."""
         seen: set[str] = set()
         checks: list[Predicate] = []
@@ -170,6 +185,7 @@ class RuleTable:
             model,
             ends=decision.providers is not None or decision.reject is not None,
             changes=decision.priority is not None or bool(decision.tags),
+            slot=slot,
         )
 
     def _index_models(self, model_names: Iterable[str]) -> None:
@@ -187,14 +203,8 @@ class RuleTable:
 
     @property
     def matches(self) -> dict[str, int]:
-        """Return how often each rule has applied, by its id."""
-        return {entry.decision.rule_ids[0]: count for entry, count in zip(self._rules, self._counts, strict=True)}
-
-    def adopt(self, previous: "RuleTable") -> None:
-        """Go on counting where the table of the snapshot before stopped, for the rules both have."""
-        before = previous.matches
-        for at, entry in enumerate(self._rules):
-            self._counts[at] += before.get(entry.decision.rule_ids[0], 0)
+        """Return how often each rule has applied here, by its id."""
+        return {entry.decision.rule_ids[0]: self._counts[entry.slot] for entry in self._rules}
 
     def decide(self, facts: Facts) -> Decision:
         """Return what the rules say of a request, NO_DECISION if none applies; count the ones that do.
@@ -234,13 +244,12 @@ class RuleTable:
         while now:
             bit = now & -now
             now ^= bit
-            at = bit.bit_length() - 1
-            decision, checks, model, ends, changes = rules[at]
+            decision, checks, model, ends, changes, slot = rules[bit.bit_length() - 1]
             if checks and not holds_all(checks, facts):
                 continue
             if model is not None and not known and not model(facts):
                 continue
-            self._counts[at] += 1
+            self._counts[slot] += 1
             if ends and not found:
                 return decision
             found.append(decision)
@@ -291,11 +300,23 @@ class RuleTable:
         return left
 
 
-def compile_rules(config: Config, model_names: Iterable[str]) -> RuleTable:
-    """Return the rules of a checked configuration. model_names: every model and alias that is known by name."""
+def compile_rules(
+    config: Config,
+    model_names: Iterable[str],
+    slots: Sequence[int] | None = None,
+    counts: Counts | None = None,
+) -> RuleTable:
+    """Return the rules of a checked configuration. model_names: every model and alias that is known by name.
+
+    slots: of all rules of the configuration, in its order, among the `counts`; without them the table keeps its own.
+    """
+    if slots is None or counts is None:
+        slots = range(len(config.rules))
+        counts = [0] * len(config.rules)
+    slot_of = dict(zip((rule.id for rule in config.rules), slots, strict=True))
     rules = sorted((rule for rule in config.rules if rule.enabled), key=lambda rule: (-rule.priority, rule.id))
     providers = {provider.id: number for number, provider in enumerate(config.providers)}
-    return RuleTable(rules, providers, model_names)
+    return RuleTable(rules, providers, model_names, slot_of, counts)
 
 
 def _can_be_looked_up(atom: Atom) -> bool:

@@ -224,16 +224,25 @@ class Gateway:
         )
 
     def explain(self, question: Json) -> Json:
-        """Return the answer of `POST /admin/v1/explain`. Raises AssertionError unless its status is 200."""
+        """Return the answer of `POST /admin/v1/explain`."""
+        return self.admin("POST", "/admin/v1/explain", question)
+
+    def rule_counts(self) -> dict[str, int]:
+        """Return how often each rule has applied, over all workers."""
+        return {rule["id"]: rule["matches"] for rule in self.admin("GET", "/admin/v1/rules")["rules"]}
+
+    def admin(self, method: str, path: str, document: Json | None = None) -> Json:
+        """Return the answer to a call of the admin API. Raises AssertionError unless its status is 200."""
         connection = HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
         try:
             headers = {"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"}
-            connection.request("POST", "/admin/v1/explain", json.dumps(question), headers)
+            body = json.dumps(document) if document is not None else None
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, body
-            document: Json = json.loads(body)
-            return document
+            content = response.read()
+            assert response.status == 200, content
+            answer: Json = json.loads(content)
+            return answer
         finally:
             connection.close()
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fastroute.config.schema import Action, Reject, When
-from fastroute.routing.rules import MAX_SHOWN_RULES, NO_DECISION, Decision
+from fastroute.config.schema import Action, Config, Provider, Reject, Rule, When
+from fastroute.routing.rules import MAX_SHOWN_RULES, NO_DECISION, Decision, RuleTable, compile_rules
+from fastroute.routing.tally import Slots, Tally
 from tests.unit.routing.rulebook import at, facts, holds, rule, table
 
 LEVELS = ("low", "normal", "high", "critical")
@@ -402,13 +403,21 @@ def test_what_is_shown_is_bounded() -> None:
 
 
 def test_counts_go_on_after_a_reload() -> None:
-    before = table(rule("a", When(tenant=("acme",))), rule("b"))
+    slots, tally = Slots(8), Tally(2, 8)
+    before = counting(slots, tally, rule("a", When(tenant=("acme",))), rule("b"))
     for tenant in ("acme", "x", "x"):
         before.decide(facts(tenant=tenant))
-    after = table(rule("b"), rule("c"))
-    after.adopt(before)
+    after = counting(slots, tally, rule("b"), rule("c"))
     after.decide(facts())
-    assert after.matches == {"b": 3, "c": 0}
+    before.decide(facts())  # a request that began before the reload
+    assert after.matches == {"b": 4, "c": 0}
+    assert counting(slots, tally, rule("a")).matches == {"a": 1}
+
+
+def counting(slots: Slots, tally: Tally, *rules: Rule) -> RuleTable:
+    """Return the table of one worker, which counts in the tally."""
+    config = Config(providers=(Provider(id="one", type="echo"),), rules=rules)
+    return compile_rules(config, (), slots.assign([one.id for one in rules]), tally.row(1))
 
 
 def test_nothing_grows_with_what_clients_send() -> None:

@@ -22,6 +22,7 @@ CORE_MODULES = (
     "jsonscan",
     "modeltable",
     "quantile",
+    "ratelimit",
     "selection",
     "sse",
     "time_window",

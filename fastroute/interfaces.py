@@ -25,6 +25,65 @@ OutcomeName = Literal[
 ]
 
 
+#: What a provider's refusal is about. A closed vocabulary; "" for what is no refusal of this sort.
+Scope = Literal[
+    "",
+    "request",  # requests in a short time, a minute mostly
+    "input_token",  # tokens of prompts in a short time
+    "output_token",  # tokens of answers in a short time
+    "token",  # tokens, both or not said which
+    "concurrency",  # requests at one time
+    "day",  # a quota of a day or of another long time
+    "account",  # everything this account does, whatever the model
+    "balance",  # the account's money
+    "key",  # the credential itself
+    "model",  # the model: nobody has it, or this key may not use it
+    "unknown",  # a limit, and the provider does not say which
+]
+
+#: Places of a dimension in an `Allowance`; each has limit, remaining and reset_ms.
+REQUESTS_LEFT: Final = 0
+TOKENS_LEFT: Final = 1
+INPUT_TOKENS_LEFT: Final = 2
+OUTPUT_TOKENS_LEFT: Final = 3
+DAY_REQUESTS_LEFT: Final = 4
+DAY_TOKENS_LEFT: Final = 5
+MONTH_LEFT: Final = 6
+DIMENSIONS: Final = 7
+
+
+class Allowance(NamedTuple):
+    """What the header fields of an answer say of the limits of a key: for each dimension the limit, what is left of
+    it, and the milliseconds until it is renewed; -1 for what is not said.
+
+    Requests and tokens are those of a minute, or of another short time. Whether `reset_ms` is the time to the whole
+    limit (token buckets: OpenAI, Groq) or to the end of a window (Azure, Mistral) is the provider's affair. month:
+    tokens or requests of a month.
+    """
+
+    requests_limit: int = -1
+    requests_remaining: int = -1
+    requests_reset_ms: int = -1
+    tokens_limit: int = -1
+    tokens_remaining: int = -1
+    tokens_reset_ms: int = -1
+    input_tokens_limit: int = -1
+    input_tokens_remaining: int = -1
+    input_tokens_reset_ms: int = -1
+    output_tokens_limit: int = -1
+    output_tokens_remaining: int = -1
+    output_tokens_reset_ms: int = -1
+    day_requests_limit: int = -1
+    day_requests_remaining: int = -1
+    day_requests_reset_ms: int = -1
+    day_tokens_limit: int = -1
+    day_tokens_remaining: int = -1
+    day_tokens_reset_ms: int = -1
+    month_limit: int = -1
+    month_remaining: int = -1
+    month_reset_ms: int = -1
+
+
 class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Token counts in disjoint buckets: no token is counted in two of them.
 

@@ -18,6 +18,7 @@ COMPILED_MODULES = (
     "jsonscan",
     "modeltable",
     "quantile",
+    "ratelimit",
     "selection",
     "sse",
     "time_window",

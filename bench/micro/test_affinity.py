@@ -50,4 +50,4 @@ def test_strategy_prefix(benchmark: Any, tmp_path: Path) -> None:
     """The strategy as the gateway calls it, in the half that this process runs."""
     fleet = Fleet(tmp_path, 10, workers=4)
     ask = ask_for(random.Random(2).randbytes(PROMPT_BYTES), tenant="acme")
-    assert benchmark(Prefix(fleet.info()).pick, fleet.candidates, ask) >= 0
+    assert benchmark(Prefix(fleet.info).pick, fleet.candidates, ask) >= 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.core.fleet import candidates_of, sibling
+from tests.unit.core.halves import half_of, pool_of
 from tests.unit.core.twins import twins
 
 WORKERS = 4
@@ -28,10 +28,10 @@ class Stage:
         self.half = half
         self.n = n
         self.rng = random.Random(n)
-        self.segment = sibling(half, "counters").Segment.create(str(folder / "counters"), WORKERS, n)
+        self.segment = half_of(half).counters.Segment.create(str(folder / "counters"), WORKERS, n)
         for row in range(n):
             self.segment.set(row % WORKERS, row, 0, self.rng.randrange(20))
-        self.candidates = candidates_of(half, self.segment, weights)
+        self.candidates = pool_of(half_of(half), self.segment, weights)
         self.bits = [self.rng.getrandbits(64) for _ in range(1024)]
         self.picks = 0
 

@@ -32,7 +32,7 @@ def test_it_is_registered() -> None:
 
 def test_a_conversation_stays(fleet: Fleet) -> None:
     rng = random.Random(1)
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     homes = set()
     for _ in range(30):
         prompt = b'[{"role":"user","content":"' + rng.randbytes(500)
@@ -46,7 +46,7 @@ def test_a_conversation_stays(fleet: Fleet) -> None:
 
 def test_requests_that_arrive_together_stay_together(fleet: Fleet) -> None:
     """The second is chosen before anything is known of the first, and while that one is a load."""
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     prompt = random.Random(2).randbytes(2000)
     home = strategy.pick(fleet.candidates, ask_for(prompt))
     for load in range(1, 30):
@@ -55,7 +55,7 @@ def test_requests_that_arrive_together_stay_together(fleet: Fleet) -> None:
 
 
 def test_the_whole_body_is_not_the_prompt(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     rng = random.Random(3)
     for _ in range(20):
         inner = rng.randbytes(640)
@@ -67,7 +67,7 @@ def test_the_whole_body_is_not_the_prompt(fleet: Fleet) -> None:
 
 
 def test_tenants_are_apart(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     prompt = random.Random(4).randbytes(1000)
     home = strategy.pick(fleet.candidates, ask_for(prompt, tenant="acme"))
     assert depth(strategy, home, ask_for(prompt, tenant="acme")) == 15
@@ -76,7 +76,7 @@ def test_tenants_are_apart(fleet: Fleet) -> None:
 
 
 def test_a_failure_is_forgotten(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     ask = ask_for(random.Random(5).randbytes(1000), tenant="acme")
     home = strategy.pick(fleet.candidates, ask)
     strategy.observe(home, ask, Result(OK))
@@ -92,7 +92,7 @@ def test_a_failure_is_forgotten(fleet: Fleet) -> None:
 
 
 def test_a_conversation_that_failed_over_stays_where_it_was_answered(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     rng = random.Random(6)
     for _ in range(10):
         ask = ask_for(rng.randbytes(1000))
@@ -105,11 +105,11 @@ def test_a_conversation_that_failed_over_stays_where_it_was_answered(fleet: Flee
 
 def test_without_a_prompt_the_least_loaded(fleet: Fleet) -> None:
     fleet.set_loads([3, 2, 3, 1, 2, 3])
-    assert Prefix(fleet.info(bits=9)).pick(fleet.candidates, ask_for()) == 3
+    assert Prefix(fleet.with_bits(9)).pick(fleet.candidates, ask_for()) == 3
 
 
 def test_no_candidates(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info())
+    strategy = Prefix(fleet.info)
     fleet.only([])
     assert strategy.pick(fleet.candidates, ask_for(bytes(1000))) == -1
     assert strategy.pick(fleet.candidates, ask_for()) == -1
@@ -117,7 +117,7 @@ def test_no_candidates(fleet: Fleet) -> None:
 
 
 def test_options(fleet: Fleet) -> None:
-    strategy = Prefix(fleet.info(StrategyOptions(prefix_block_bytes=100, prefix_table=1024)))
+    strategy = Prefix(fleet.info._replace(options=StrategyOptions(prefix_block_bytes=100, prefix_table=1024)))
     rng = random.Random(7)
     ask = ask_for(rng.randbytes(1099))
     assert depth(strategy, strategy.pick(fleet.candidates, ask), ask) == 10
@@ -128,13 +128,13 @@ def test_options(fleet: Fleet) -> None:
 
 def test_what_is_known_survives_a_reload(fleet: Fleet, tmp_path: Path) -> None:
     rng = random.Random(8)
-    old = Prefix(fleet.info())
+    old = Prefix(fleet.info)
     asks = [ask_for(rng.randbytes(700)) for _ in range(60)]
     homes = [fleet.ids[old.pick(fleet.candidates, ask)] for ask in asks]
     # endpoint-3 is gone, endpoint-9 is new, the others stand elsewhere.
     order = (4, 0, 5, -1, 2, 1)
     after = Fleet(tmp_path, 6, ids=["endpoint-9" if i < 0 else fleet.ids[i] for i in order])
-    new = Prefix(after.info())
+    new = Prefix(after.info)
     new.adopt(old, order)
     for ask, home in zip(asks, homes, strict=True):
         held = [after.ids[i] for i in range(6) if depth(new, i, ask)]
@@ -152,7 +152,7 @@ class Replicas:
     def __init__(self, folder: Path, routers: int, shared_loads: bool, seed: int) -> None:
         self.rng = random.Random(seed)
         self.fleets = [Fleet(folder, 6) for _ in range(1 if shared_loads else routers)]
-        self.routers = [Prefix(self.fleets[i % len(self.fleets)].info()) for i in range(routers)]
+        self.routers = [Prefix(self.fleets[i % len(self.fleets)].info) for i in range(routers)]
         self.caches: list[OrderedDict[bytes, None]] = [OrderedDict() for _ in range(6)]
         self.loads = [[0] * 6 for _ in self.fleets]
         self.under_way: list[tuple[int, int]] = []

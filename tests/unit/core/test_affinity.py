@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from fastroute._core import _affinity_py as reference
+from fastroute._core.counters import SLOW_START_MS
 from tests.unit.core.twins import twins
-from tests.unit.fleet import SLOW_START_MS, Fleet
+from tests.unit.fleet import Fleet
 
 NOW = 1000
 BLOCK = 64
@@ -118,7 +119,7 @@ def test_keys_spread_evenly(affinity: ModuleType, fleet_of: Callable[..., Fleet]
 
 def test_keys_spread_by_weight(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
     weights = [1.0, 2.0, 5.0]
-    fleet = fleet_of(3, weights=weights)
+    fleet = fleet_of(weights)
     nodes = affinity.Rendezvous(fleet.ids)
     # Nobody is full while nothing is in flight and balance x w / W is above 0.
     counts = Counter(nodes.pick(fleet.candidates, key, NOW, 1.25) for key in keys(4000))
@@ -129,7 +130,7 @@ def test_keys_spread_by_weight(affinity: ModuleType, fleet_of: Callable[..., Fle
 
 @pytest.mark.parametrize("n", [2, 5, 10])
 def test_one_that_leaves_moves_its_own_keys_only(affinity: ModuleType, fleet_of: Callable[..., Fleet], n: int) -> None:
-    fleet = fleet_of(n, weights=[1.0 + i % 3 for i in range(n)])
+    fleet = fleet_of([1.0 + i % 3 for i in range(n)])
     nodes = affinity.Rendezvous(fleet.ids)
     before = [nodes.pick(fleet.candidates, key, NOW, 1.25) for key in keys(500)]
     for gone in range(n):
@@ -199,7 +200,7 @@ def test_the_next_in_order_takes_what_is_passed_over(affinity: ModuleType, fleet
 
 
 def test_the_bound_follows_weights(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
-    fleet = fleet_of(2, weights=[1.0, 3.0])
+    fleet = fleet_of([1.0, 3.0])
     nodes = affinity.Rendezvous(fleet.ids)
     fleet.set_loads([5, 14])
     # 1.25 x 20 = 25: 6.25 and 18.75.
@@ -377,7 +378,7 @@ def test_a_straggler_does_not_cost_others_their_prompts(affinity: ModuleType, fl
 
 def test_loads_are_compared_by_weight(affinity: ModuleType, fleet_of: Callable[..., Fleet]) -> None:
     # The mean weight is 2.5: 160 at weight 4 counts 100, 20 at weight 1 counts 50.
-    fleet = fleet_of(2, weights=[4.0, 1.0])
+    fleet = fleet_of([4.0, 1.0])
     router = Router(affinity, fleet)
     prompt = blocks(random.Random(11), 10)
     fleet.only([0])

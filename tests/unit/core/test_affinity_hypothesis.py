@@ -25,7 +25,7 @@ class Twins:
     """The same fleet in both halves."""
 
     def __init__(self, folder: str, weights: list[float]) -> None:
-        self.fleets = [Fleet(Path(folder), len(weights), half=half, weights=weights) for half in (PURE, COMPILED)]
+        self.fleets = [Fleet(Path(folder), weights, half=half) for half in (PURE, COMPILED)]
 
     def set_loads(self, loads: list[int]) -> None:
         for fleet in self.fleets:

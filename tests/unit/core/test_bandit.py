@@ -6,7 +6,7 @@ import multiprocessing
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,23 +17,14 @@ from hypothesis import strategies as st
 
 from fastroute._core import _bandit_rules as rules
 from fastroute._core._counters_file import BANDIT, BANDIT_TIME_MS, CELLS
-from tests.unit.core.fleet import candidates_of, regate, segment_of, sibling
+from tests.unit.core.halves import fixtures, half_of, pool_of, regate, segment_at
 from tests.unit.core.twins import twins
 
 TAU_MS = 300_000
 CAP = 200.0
 
 
-@pytest.fixture(params=twins("bandit"))
-def bandit(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
-
-
-@pytest.fixture
-def segment(bandit: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    made = segment_of(bandit, tmp_path, 20)
-    yield made
-    made.close()
+bandit, segment = fixtures("bandit", 20)
 
 
 # ---- the sampler ----
@@ -209,7 +200,7 @@ def test_rows_that_there_are_not(bandit: ModuleType, segment: Any) -> None:
 
 def _learn(path: str, name: str) -> None:
     half = importlib.import_module(name)
-    segment = sibling(half, "counters").Segment.open(path)
+    segment = half_of(half).counters.Segment.open(path)
     for _ in range(5000):
         half.record(segment, 1, 1.0, 1000, TAU_MS, 1e6)
 
@@ -219,7 +210,7 @@ def test_workers_lose_nothing_of_each_other(tmp_path: Path) -> None:
     half = twins("bandit")[1].values[0]
     if half is None:
         pytest.skip("the compiled half is not built")
-    segment = segment_of(half, tmp_path, 2)
+    segment = segment_at(half_of(half), tmp_path, 2)
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_learn, args=(segment.path, half.__name__)) for _ in range(3)]
     for worker in workers:
@@ -250,12 +241,12 @@ def near(count: int, share: float, n: int) -> bool:
 
 
 def test_nobody_and_one(bandit: ModuleType, segment: Any) -> None:
-    assert bandit.thompson(candidates_of(bandit, segment, []), 1, 0, TAU_MS) == -1
-    assert bandit.thompson(candidates_of(bandit, segment, [0.0, 1.0]), 1, 0, TAU_MS) == 1
+    assert bandit.thompson(pool_of(half_of(bandit), segment, []), 1, 0, TAU_MS) == -1
+    assert bandit.thompson(pool_of(half_of(bandit), segment, [0.0, 1.0]), 1, 0, TAU_MS) == 1
 
 
 def test_strangers_are_alike(bandit: ModuleType, segment: Any) -> None:
-    counts = picks(bandit, candidates_of(bandit, segment, [1] * 5), 10_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1] * 5), 10_000)
     assert all(near(counts[at], 0.2, 10_000) for at in range(5))
 
 
@@ -267,7 +258,7 @@ def test_the_share_is_the_probability_of_being_best(bandit: ModuleType, segment:
     at = [(i + 0.5) / steps for i in range(steps)]
     density = math.gamma(12) / math.gamma(9) / math.gamma(3)
     better = sum(density * x**8 * (1 - x) ** 2 * whole_beta_cdf(5, 5, x) for x in at) / steps
-    counts = picks(bandit, candidates_of(bandit, segment, [1, 1]), 40_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1, 1]), 40_000)
     assert near(counts[0], 0.98 * better + 0.02 * 0.5, 40_000)
 
 
@@ -275,32 +266,32 @@ def test_everybody_has_a_floor(bandit: ModuleType, segment: Any) -> None:
     teach(bandit, segment, 0, 150, 0)
     for row in (1, 2):
         teach(bandit, segment, row, 0, 150)
-    counts = picks(bandit, candidates_of(bandit, segment, [1] * 3), 40_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1] * 3), 40_000)
     assert near(counts[1], 0.01, 40_000)
     assert near(counts[2], 0.01, 40_000)
 
 
 def test_the_floors_of_many_stay_within_bounds(bandit: ModuleType, tmp_path: Path) -> None:
-    segment = segment_of(bandit, tmp_path, 40)
+    segment = segment_at(half_of(bandit), tmp_path, 40)
     teach(bandit, segment, 7, 150, 0)
     for row in range(40):
         if row != 7:
             teach(bandit, segment, row, 0, 150)
-    counts = picks(bandit, candidates_of(bandit, segment, [1] * 40), 10_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1] * 40), 10_000)
     assert near(counts[7], 0.8 + 0.2 / 40, 10_000)
     segment.close()
 
 
 def test_a_winner_of_long_ago_is_no_better_than_a_stranger(bandit: ModuleType, segment: Any) -> None:
     teach(bandit, segment, 0, 0, 150)
-    counts = picks(bandit, candidates_of(bandit, segment, [1, 1]), 10_000, now_ms=86_400_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1, 1]), 10_000, now_ms=86_400_000)
     assert near(counts[0], 0.5, 10_000)
 
 
 def test_weights_are_how_often_one_takes_part(bandit: ModuleType, segment: Any) -> None:
     teach(bandit, segment, 0, 150, 0)
     teach(bandit, segment, 1, 0, 150)
-    counts = picks(bandit, candidates_of(bandit, segment, [1, 4]), 20_000)
+    counts = picks(bandit, pool_of(half_of(bandit), segment, [1, 4]), 20_000)
     assert near(counts[0], 0.98 * 0.25 + 0.02 * 0.2, 20_000)
 
 
@@ -308,22 +299,22 @@ def test_a_slow_start_is_slow(bandit: ModuleType, segment: Any) -> None:
     teach(bandit, segment, 0, 150, 0)
     teach(bandit, segment, 1, 0, 150)
     segment.set_cell(0, 6, 500)
-    candidates = candidates_of(bandit, segment, [1, 1])
-    regate(bandit, candidates, slow_start_ms=1000)
+    candidates = pool_of(half_of(bandit), segment, [1, 1])
+    regate(half_of(bandit), candidates, slow_start_ms=1000)
     counts = picks(bandit, candidates, 20_000, now_ms=700)
     assert near(counts[0], 0.98 * 0.2 + 0.02 * 0.2 / 1.2, 20_000)
 
 
 def test_only_candidates_are_picked(bandit: ModuleType, segment: Any) -> None:
     teach(bandit, segment, 2, 150, 0)
-    candidates = candidates_of(bandit, segment, [1] * 4, rows=[0, 2, 1, 3])
+    candidates = pool_of(half_of(bandit), segment, [1] * 4, rows=[0, 2, 1, 3])
     assert picks(bandit, candidates, 200).most_common(1)[0][0] == 1
-    regate(bandit, candidates, tried=[1])
+    regate(half_of(bandit), candidates, tried=[1])
     assert set(picks(bandit, candidates, 200)) == {0, 2, 3}
 
 
 def test_a_closed_segment_is_refused(bandit: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(bandit, segment, [1, 1])
+    candidates = pool_of(half_of(bandit), segment, [1, 1])
     segment.close()
     with pytest.raises(ValueError, match="closed"):
         bandit.thompson(candidates, 1, 0, TAU_MS)
@@ -369,8 +360,8 @@ def test_same_choices(tmp_path_factory: Any, weights: list[float], steps: list[t
     worlds = []
     for half in (PURE, COMPILED):
         (folder / half.__name__).mkdir()
-        segment = segment_of(half, folder / half.__name__, 4)
-        worlds.append((half, segment, candidates_of(half, segment, weights)))
+        segment = segment_at(half_of(half), folder / half.__name__, 4)
+        worlds.append((half, segment, pool_of(half_of(half), segment, weights)))
     now_ms = 10_000
     for name, *arguments in steps:
         if name == "wait":

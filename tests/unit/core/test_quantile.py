@@ -4,7 +4,6 @@ import importlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,22 +14,13 @@ from hypothesis import strategies as st
 
 from fastroute._core import _quantile_bins as bins
 from fastroute._core._quantile_py import bin_of
-from tests.unit.core.fleet import WORKERS, candidates_of, regate, segment_of
+from tests.unit.core.halves import WORKERS, fixtures, half_of, pool_of, regate, segment_at
 from tests.unit.core.twins import twins
 
 IN_FLIGHT = 0
 
 
-@pytest.fixture(params=twins("quantile"))
-def quantile(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
-
-
-@pytest.fixture
-def segment(quantile: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    made = segment_of(quantile, tmp_path, 12)
-    yield made
-    made.close()
+quantile, segment = fixtures("quantile", 12)
 
 
 def fed(quantile: ModuleType, values: dict[int, list[float]], now_ms: int = 0, n: int = 12) -> Any:
@@ -159,8 +149,8 @@ def test_what_is_refused(quantile: ModuleType) -> None:
 
 def test_nobody_and_one(quantile: ModuleType, segment: Any) -> None:
     quantiles = quantile.Quantiles(12)
-    assert quantiles.pick(candidates_of(quantile, segment, []), 0.5, 1, 0, 0.0) == -1
-    candidates = candidates_of(quantile, segment, [0.0, 1.0])
+    assert quantiles.pick(pool_of(half_of(quantile), segment, []), 0.5, 1, 0, 0.0) == -1
+    candidates = pool_of(half_of(quantile), segment, [0.0, 1.0])
     assert quantiles.pick(candidates, 0.5, 1, 0, 0.0) == 1
     with pytest.raises(IndexError):
         quantile.Quantiles(1).pick(candidates, 0.5, 1, 0, 0.0)
@@ -170,12 +160,12 @@ def test_nobody_and_one(quantile: ModuleType, segment: Any) -> None:
 
 def test_the_least_wins(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {0: [300.0] * 20, 1: [100.0] * 20, 2: [200.0] * 20})
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 1, 1]), 0.5) == {1: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 1, 1]), 0.5) == {1: 400}
 
 
 def test_median_and_tail_choose_differently(quantile: ModuleType, segment: Any) -> None:
     steady, erratic = [200.0] * 200, [100.0] * 180 + [5000.0] * 20
-    candidates = candidates_of(quantile, segment, [1, 1])
+    candidates = pool_of(half_of(quantile), segment, [1, 1])
     assert picks(fed(quantile, {0: steady, 1: erratic}), candidates, 0.5) == {1: 400}
     assert picks(fed(quantile, {0: steady, 1: erratic}), candidates, 0.95) == {0: 400}
 
@@ -185,17 +175,17 @@ def test_load_and_weight_count(quantile: ModuleType, segment: Any) -> None:
     segment.set(0, 0, IN_FLIGHT, 1)
     segment.set(1, 0, IN_FLIGHT, 1)
     # 100 x 3 against 250 x 1; with weight 3 it is 100 against 250.
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 1]), 0.5) == {1: 400}
-    assert picks(quantiles, candidates_of(quantile, segment, [3, 1]), 0.5) == {0: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 1]), 0.5) == {1: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [3, 1]), 0.5) == {0: 400}
 
 
 def test_equals_are_drawn_by_weight(quantile: ModuleType, segment: Any) -> None:
-    counts = picks(quantile.Quantiles(12), candidates_of(quantile, segment, [1, 1, 1]), 0.5, n=9000)
+    counts = picks(quantile.Quantiles(12), pool_of(half_of(quantile), segment, [1, 1, 1]), 0.5, n=9000)
     assert all(abs(counts[at] - 3000) < 4.5 * 2000**0.5 for at in range(3))
 
 
 def test_a_weight_without_worth_comes_last(quantile: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(quantile, segment, [1, 1])
+    candidates = pool_of(half_of(quantile), segment, [1, 1])
     candidates.set_factor(0, 1e-9)
     quantiles = fed(quantile, {0: [1.0] * 20, 1: [9000.0] * 20})
     assert picks(quantiles, candidates, 0.5) == {1: 400}
@@ -203,7 +193,7 @@ def test_a_weight_without_worth_comes_last(quantile: ModuleType, segment: Any) -
 
 def test_who_is_unknown_is_taken_for_the_mean_and_tried_a_little(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {0: [100.0] * 20, 1: [900.0] * 20})
-    counts = picks(quantiles, candidates_of(quantile, segment, [1, 1, 1]), 0.5, n=10_000)
+    counts = picks(quantiles, pool_of(half_of(quantile), segment, [1, 1, 1]), 0.5, n=10_000)
     # One pick in twenty goes to the newcomer, the slow one gets none.
     assert set(counts) == {0, 2}
     assert 500 - 4.5 * 475**0.5 < counts[2] < 500 + 4.5 * 475**0.5
@@ -212,7 +202,7 @@ def test_who_is_unknown_is_taken_for_the_mean_and_tried_a_little(quantile: Modul
 def test_no_more_are_sent_to_the_unknown_than_have_come_back(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {0: [100.0] * 20})
     segment.set(0, 1, IN_FLIGHT, 1)
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 1]), 0.5) == {0: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 1]), 0.5) == {0: 400}
 
 
 def test_an_idle_standby_is_tried_again_after_a_day(quantile: ModuleType, segment: Any) -> None:
@@ -220,18 +210,18 @@ def test_an_idle_standby_is_tried_again_after_a_day(quantile: ModuleType, segmen
     now_ms = 86_400_000
     for _ in range(20):
         quantiles.observe(0, 100.0, now_ms)
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 1]), 0.5, now_ms=now_ms)[1] > 0
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 1]), 0.5, now_ms=now_ms)[1] > 0
 
 
 def test_one_slow_answer_is_believed_enough(quantile: ModuleType, segment: Any) -> None:
     """A newcomer that has shown itself slow is not explored further: half its time is more than the best one's."""
     quantiles = fed(quantile, {0: [100.0] * 20, 1: [1000.0]})
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 1]), 0.5) == {0: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 1]), 0.5) == {0: 400}
 
 
 def test_a_good_newcomer_is_explored_until_it_is_known(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {0: [100.0] * 20, 1: [900.0] * 20, 2: [50.0]})
-    candidates = candidates_of(quantile, segment, [1, 1, 1])
+    candidates = pool_of(half_of(quantile), segment, [1, 1, 1])
     assert 0 < picks(quantiles, candidates, 0.5)[2] < 60
     for _ in range(9):
         quantiles.observe(2, 50.0, 1000)
@@ -242,14 +232,14 @@ def test_few_observations_are_blended_with_the_mean(quantile: ModuleType, segmen
     # Five of the ten needed: (5 x 60 + 5 x 80) / 10 = 70; with the load it is 140 against 100.
     quantiles = fed(quantile, {0: [100.0] * 20, 1: [60.0] * 5})
     segment.set(0, 1, IN_FLIGHT, 6)
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 4.6]), 0.5) == {0: 400}
-    assert picks(quantiles, candidates_of(quantile, segment, [1, 5.2]), 0.5) == {1: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 4.6]), 0.5) == {0: 400}
+    assert picks(quantiles, pool_of(half_of(quantile), segment, [1, 5.2]), 0.5) == {1: 400}
 
 
 def test_the_target_is_a_wish(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {0: [100.0] * 20, 1: [400.0] * 20, 2: [900.0] * 20})
     segment.set(0, 0, IN_FLIGHT, 9)
-    candidates = candidates_of(quantile, segment, [1, 1, 1])
+    candidates = pool_of(half_of(quantile), segment, [1, 1, 1])
     # Without it the busy one gives way; with it, it is the only one that can do it in time.
     assert picks(quantiles, candidates, 0.5) == {1: 400}
     assert picks(quantiles, candidates, 0.5, target=200.0) == {0: 400}
@@ -259,13 +249,13 @@ def test_the_target_is_a_wish(quantile: ModuleType, segment: Any) -> None:
 
 def test_only_candidates_are_picked(quantile: ModuleType, segment: Any) -> None:
     quantiles = fed(quantile, {at: [10.0 * (at + 1)] * 20 for at in range(4)})
-    candidates = candidates_of(quantile, segment, [1] * 4)
-    regate(quantile, candidates, tried=[0, 2])
+    candidates = pool_of(half_of(quantile), segment, [1] * 4)
+    regate(half_of(quantile), candidates, tried=[0, 2])
     assert picks(quantiles, candidates, 0.5) == {1: 400}
 
 
 def test_a_closed_segment_is_refused(quantile: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(quantile, segment, [1, 1])
+    candidates = pool_of(half_of(quantile), segment, [1, 1])
     segment.close()
     with pytest.raises(ValueError, match="closed"):
         quantile.Quantiles(12).pick(candidates, 0.5, 1, 0, 0.0)
@@ -294,8 +284,8 @@ def test_same_choices(tmp_path_factory: Any, weights: list[float], steps: list[t
     worlds = []
     for half in (PURE, COMPILED):
         (folder / half.__name__).mkdir()
-        segment = segment_of(half, folder / half.__name__, 4)
-        worlds.append((segment, candidates_of(half, segment, weights), half.Quantiles(4)))
+        segment = segment_at(half_of(half), folder / half.__name__, 4)
+        worlds.append((segment, pool_of(half_of(half), segment, weights), half.Quantiles(4)))
     now_ms = 50_000
     for name, *arguments in steps:
         if name == "wait":

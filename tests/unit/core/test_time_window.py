@@ -4,7 +4,6 @@ import importlib
 import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,23 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastroute._core._counters_file import LAST_USED_MS
-from tests.unit.core.fleet import candidates_of, regate, segment_of, sibling
+from tests.unit.core.halves import fixtures, half_of, pool_of, regate, segment_at
 from tests.unit.core.twins import twins
 
 WINDOW_MS = 60_000
 DAY_MS = 86_400_000
 
 
-@pytest.fixture(params=twins("time_window"))
-def half(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
-
-
-@pytest.fixture
-def segment(half: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    made = segment_of(half, tmp_path, 10)
-    yield made
-    made.close()
+half, segment = fixtures("time_window", 10, "half")
 
 
 class Picker:
@@ -53,8 +43,8 @@ def used(segment: Any, *ages: int, now_ms: int = DAY_MS) -> None:
 
 
 def test_nobody_and_one(half: ModuleType, segment: Any) -> None:
-    assert Picker(half, candidates_of(half, segment, []))(1000) == -1
-    pick = Picker(half, candidates_of(half, segment, [0.0, 1.0]))
+    assert Picker(half, pool_of(half_of(half), segment, []))(1000) == -1
+    pick = Picker(half, pool_of(half_of(half), segment, [0.0, 1.0]))
     assert [pick(1000 + at) for at in range(3)] == [1, 1, 1]
     # The only one there is claimed like any other.
     assert segment.cell(1, LAST_USED_MS) == 1002 << 20
@@ -63,7 +53,7 @@ def test_nobody_and_one(half: ModuleType, segment: Any) -> None:
 
 def test_the_least_recent_of_the_used(half: ModuleType, segment: Any) -> None:
     used(segment, 100, 5000, 300, 59_999)
-    pick = Picker(half, candidates_of(half, segment, [1] * 4))
+    pick = Picker(half, pool_of(half_of(half), segment, [1] * 4))
     assert [pick(DAY_MS) for _ in range(4)] == [3, 1, 2, 0]
     # And so on in turn, also within one millisecond.
     assert [pick(DAY_MS) for _ in range(4)] == [3, 1, 2, 0]
@@ -72,51 +62,51 @@ def test_the_least_recent_of_the_used(half: ModuleType, segment: Any) -> None:
 
 def test_who_was_not_used_within_the_window_comes_first(half: ModuleType, segment: Any) -> None:
     used(segment, 59_999, 60_000, 1, 90_000)
-    pick = Picker(half, candidates_of(half, segment, [1] * 5))
+    pick = Picker(half, pool_of(half_of(half), segment, [1] * 5))
     free = {pick(DAY_MS) for _ in range(3)}
     assert free == {1, 3, 4}
     assert pick(DAY_MS) == 0
 
 
 def test_the_free_are_drawn_by_weight(half: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(half, segment, [1, 3])
+    candidates = pool_of(half_of(half), segment, [1, 3])
     pick = Picker(half, candidates)
     counts = Counter(pick(DAY_MS + at * WINDOW_MS) for at in range(8000))
     assert abs(counts[1] - 6000) < 4.5 * 1500**0.5
 
 
 def test_everybody_in_turn_whatever_the_weight(half: ModuleType, segment: Any) -> None:
-    pick = Picker(half, candidates_of(half, segment, [1, 50, 7]))
+    pick = Picker(half, pool_of(half_of(half), segment, [1, 50, 7]))
     counts = Counter(pick(DAY_MS + at) for at in range(300))
     assert counts == {0: 100, 1: 100, 2: 100}
 
 
 def test_a_newcomer_gets_no_more_than_its_turn(half: ModuleType, segment: Any) -> None:
     """However fast the others are used: stamps never run ahead of time."""
-    pick = Picker(half, candidates_of(half, segment, [1] * 2))
+    pick = Picker(half, pool_of(half_of(half), segment, [1] * 2))
     for _ in range(5000):
         pick(DAY_MS)
-    pick = Picker(half, candidates_of(half, segment, [1] * 3))
+    pick = Picker(half, pool_of(half_of(half), segment, [1] * 3))
     counts = Counter(pick(DAY_MS + 1 + at) for at in range(300))
     assert counts == {0: 100, 1: 100, 2: 100}
 
 
 def test_time_that_goes_back_still_takes_turns(half: ModuleType, segment: Any) -> None:
-    pick = Picker(half, candidates_of(half, segment, [1] * 3))
+    pick = Picker(half, pool_of(half_of(half), segment, [1] * 3))
     counts = Counter(pick(DAY_MS - at) for at in range(300))
     assert counts == {0: 100, 1: 100, 2: 100}
 
 
 def test_only_candidates_are_picked(half: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(half, segment, [1] * 4)
-    regate(half, candidates, tried=[0, 3])
+    candidates = pool_of(half_of(half), segment, [1] * 4)
+    regate(half_of(half), candidates, tried=[0, 3])
     pick = Picker(half, candidates)
     assert {pick(DAY_MS + at) for at in range(10)} == {1, 2}
     assert segment.cell(0, LAST_USED_MS) == segment.cell(3, LAST_USED_MS) == 0
 
 
 def test_a_closed_segment_is_refused(half: ModuleType, segment: Any) -> None:
-    candidates = candidates_of(half, segment, [1, 1])
+    candidates = pool_of(half_of(half), segment, [1, 1])
     segment.close()
     with pytest.raises(ValueError, match="closed"):
         half.least_recently_used(candidates, 1, 0, WINDOW_MS)
@@ -127,7 +117,7 @@ def test_a_closed_segment_is_refused(half: ModuleType, segment: Any) -> None:
 
 def test_who_loses_a_claim_looks_again(tmp_path: Path) -> None:
     half = importlib.import_module("fastroute._core._time_window_py")
-    pure = sibling(half, "counters").Segment
+    pure = half_of(half).counters.Segment
 
     class Contested(pure):  # type: ignore[misc, valid-type]
         """Another worker is faster, twice."""
@@ -142,14 +132,14 @@ def test_who_loses_a_claim_looks_again(tmp_path: Path) -> None:
 
     segment = Contested.create(str(tmp_path / "counters"), 1, 3)
     used(segment, 3000, 2000, 1000)
-    assert Picker(half, candidates_of(half, segment, [1] * 3))(DAY_MS) == 2
+    assert Picker(half, pool_of(half_of(half), segment, [1] * 3))(DAY_MS) == 2
     assert [segment.cell(row, LAST_USED_MS) for row in range(3)] == [(DAY_MS << 20) + at for at in range(3)]
     segment.close()
 
 
 def _claim(path: str, name: str, picks: int, seed: int) -> None:
     half = importlib.import_module(name)
-    pick = Picker(half, candidates_of(half, sibling(half, "counters").Segment.open(path), [1]), seed)
+    pick = Picker(half, pool_of(half_of(half), half_of(half).counters.Segment.open(path), [1]), seed)
     for _ in range(picks):
         pick(DAY_MS)
 
@@ -158,7 +148,7 @@ def test_no_two_workers_make_the_same_claim(tmp_path: Path) -> None:
     half = twins("time_window")[1].values[0]
     if half is None:
         pytest.skip("the compiled half is not built")
-    segment = segment_of(half, tmp_path, 1)
+    segment = segment_at(half_of(half), tmp_path, 1)
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_claim, args=(segment.path, half.__name__, 20_000, at)) for at in range(3)]
     for worker in workers:
@@ -186,10 +176,10 @@ def test_same_choices(tmp_path_factory: Any, endpoints: list[Any], steps: list[t
     answers = []
     for half in (PURE, COMPILED):
         (folder / half.__name__).mkdir()
-        segment = segment_of(half, folder / half.__name__, len(endpoints))
+        segment = segment_at(half_of(half), folder / half.__name__, len(endpoints))
         for row, (_, stamp) in enumerate(endpoints):
             segment.set_cell(row, LAST_USED_MS, stamp << 20)
-        candidates = candidates_of(half, segment, [weight for weight, _ in endpoints])
+        candidates = pool_of(half_of(half), segment, [weight for weight, _ in endpoints])
         now_ms = 1500
         seen = []
         for wait, bits in steps:

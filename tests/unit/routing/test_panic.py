@@ -8,10 +8,10 @@ from fastroute._core.attempts import FAILED, Attempts, Policy
 from fastroute.config.schema import Config
 from fastroute.interfaces import Asked
 from fastroute.routing.plan import Plan, Planner
-from fastroute.routing.pool import Pool as RoutingPool
+from fastroute.routing.pool import Pool
 from fastroute.routing.rules import compile_rules
 from fastroute.routing.table import Route, RouteTable
-from tests.unit.balance.pools import Pool
+from tests.unit.fleet import Fleet
 
 NOW_MS = 1_000_000
 ENDPOINTS = 8
@@ -21,12 +21,12 @@ class Ground:
     """A plan over eight endpoints of which the first `down` have just tripped their breakers."""
 
     def __init__(self, folder: Path, down: int) -> None:
-        pool = Pool(folder, [100.0] * ENDPOINTS)
+        pool = Fleet(folder, [100.0] * ENDPOINTS)
         attempts = Attempts(pool.segment, Policy(failure_threshold=1))
         for row in range(down):
             ticket = attempts.enter(0, row, 0, NOW_MS)
             attempts.leave(0, row, ticket, FAILED, -1.0, NOW_MS, 0, 0, 0)
-        routing_pool = RoutingPool(
+        routing_pool = Pool(
             "m", "openai", (), pool.candidates, pool.info, lambda name, info: None, limited=False, blind=False
         )  # type: ignore[arg-type, return-value]
         routes = RouteTable({}, [])

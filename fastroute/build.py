@@ -371,10 +371,12 @@ class _Routes:
             return None
         specs = [self._specs[at] for at in places]
         endpoints = tuple(self._endpoints[at] for at in places)
+        rows = tuple(endpoint.index for endpoint in endpoints)
+        weights = tuple(float(endpoint.weight) for endpoint in endpoints)
         candidates = Candidates(
             self._around.segment,
-            [endpoint.index for endpoint in endpoints],
-            [float(endpoint.weight) for endpoint in endpoints],
+            rows,
+            weights,
             ranks=[ranks[spec.provider.id] if ranks is not None else 0 for spec in specs],
             providers=[self._providers[spec.provider.id] for spec in specs],
             regions=[self._regions.get(spec.provider.region, 0) for spec in specs],
@@ -387,8 +389,8 @@ class _Routes:
         )
         info = PoolInfo(
             self._around.segment,
-            tuple(endpoint.index for endpoint in endpoints),
-            tuple(float(endpoint.weight) for endpoint in endpoints),
+            rows,
+            weights,
             tuple(endpoint.id for endpoint in endpoints),
             tuple(_prices(endpoint.card) for endpoint in endpoints),
             self._around.random_bits,

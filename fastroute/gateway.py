@@ -30,7 +30,15 @@ from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
-from fastroute.interfaces import NO_WISHES, DialectName, Exchange, Record, Result
+from fastroute.interfaces import (
+    NO_WISHES,
+    OUTPUT_TOKENS_PER_UNIT,
+    PROMPT_TOKENS_PER_UNIT,
+    DialectName,
+    Exchange,
+    Record,
+    Result,
+)
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
 from fastroute.routing.listing import model_document
@@ -55,10 +63,6 @@ METER_BYTES: Final = 16 << 20
 MAX_EVENT_BYTES: Final = 1 << 20
 #: Bodies larger than this are parsed in a thread.
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
-#: This many tokens of prompt, or of an answer in one piece, take about as long as a first token without either. Times
-#: are divided by it, so that endpoints are compared and not the requests that they happened to get.
-PROMPT_TOKENS_PER_UNIT: Final = 4000.0
-OUTPUT_TOKENS_PER_UNIT: Final = 25.0
 
 _ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 

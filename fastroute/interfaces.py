@@ -10,6 +10,11 @@ Header = tuple[bytes, bytes]
 
 DialectName = Literal["openai", "anthropic", "gemini"]
 
+#: A first token takes as long again for every so many tokens of prompt, and an answer in one piece for every so many
+#: tokens of answer. Times are divided by that, so that endpoints are compared and not the requests they happen to get.
+PROMPT_TOKENS_PER_UNIT: Final = 4000.0
+OUTPUT_TOKENS_PER_UNIT: Final = 25.0
+
 #: How a request ended, from the ledger's point of view. A closed vocabulary.
 OutcomeName = Literal[
     "ok",  # the client got a complete answer with a 2xx status

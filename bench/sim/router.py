@@ -18,9 +18,8 @@ from fastroute.dialects import openai
 from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier, Outcome
 from fastroute.failover.retry_budget import RetryBudget
-from fastroute.gateway import PROMPT_TOKENS_PER_UNIT
 from fastroute.health.weighing import weigh
-from fastroute.interfaces import Asked, Header, PoolInfo, Result
+from fastroute.interfaces import PROMPT_TOKENS_PER_UNIT, Asked, Header, PoolInfo, Result
 from fastroute.load.inflight import Permit
 from fastroute.routing.plan import Plan, Planner
 from fastroute.routing.pool import Pool, answer_work, prompt_work

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from fastroute._core._candidates_c cimport Candidates
 from fastroute._core._counters_c cimport Segment
-from fastroute._core._selection_c cimport Random, c_draw, c_next, c_unit
+from fastroute._core._selection_c cimport Random, c_draw, c_next, c_seed, c_unit
 
 from fastroute._core import _bandit_rules as rules
 from fastroute._core._bandit_rules import checked_shape
@@ -15,9 +15,6 @@ from fastroute._core._bandit_rules import checked_shape
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
     bint fr_cas(int64_t *cell, int64_t expect, int64_t desired) noexcept
-
-cdef extern from "Python.h":
-    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
 
 # The numbers of _bandit_rules and _counters_file; the tests hold them together.
 cdef enum:
@@ -55,7 +52,7 @@ def thompson(Candidates candidates not None, bits, int64_t now_ms, int64_t tau_m
     cdef int64_t *cell
     if candidates.c_count <= 1:
         return candidates.c_positions[0] if candidates.c_count else -1
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     candidates.segment._check_open()
     share = FLOOR * <double>candidates.c_count
     if c_unit(&random) < (share if share < MAX_FLOOR else MAX_FLOOR):
@@ -120,7 +117,7 @@ def beta(double a, double b, bits):
     cdef Random random
     cdef double won, lost, total
     checked_shape(a, b)
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     won = c_gamma(&random, a)
     lost = c_gamma(&random, b)
     total = won + lost

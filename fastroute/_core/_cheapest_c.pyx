@@ -6,7 +6,7 @@ from libc.math cimport HUGE_VAL
 from libc.stdint cimport int64_t, uint64_t
 
 from fastroute._core._candidates_c cimport Candidates
-from fastroute._core._selection_c cimport Random, c_unit
+from fastroute._core._selection_c cimport Random, c_seed, c_unit
 
 from fastroute._core._cheapest_rules import PRIOR as _PRIOR
 from fastroute._core._cheapest_rules import PRIOR_GOOD as _PRIOR_GOOD
@@ -14,9 +14,6 @@ from fastroute._core._cheapest_rules import checked
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
-
-cdef extern from "Python.h":
-    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
 
 # The layouts of _attempts_rules and _counters_file; the tests hold them together.
 cdef enum:
@@ -84,7 +81,7 @@ cdef class Cheapest:
         self._check(candidates)
         if candidates.c_count <= 1:
             return candidates.c_positions[0] if candidates.c_count else -1
-        random.state = _low_64(bits)
+        c_seed(&random, bits)
         candidates.segment._check_open()
         for k in range(candidates.c_count):
             position = candidates.c_positions[k]

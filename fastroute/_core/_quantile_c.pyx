@@ -2,17 +2,14 @@
 """Compiled half of `quantile`; the meaning of every name is written down in the pure half."""
 
 from libc.math cimport ceil, log
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from fastroute._core._candidates_c cimport Candidates
-from fastroute._core._selection_c cimport Random, c_unit
+from fastroute._core._selection_c cimport Random, c_seed, c_unit
 
 from fastroute._core import _quantile_bins as bins
 from fastroute._core._quantile_bins import checked_count, checked_quantile, phase_ms
-
-cdef extern from "Python.h":
-    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
 
 # The numbers of _quantile_bins; the tests hold them together.
 cdef enum:
@@ -163,7 +160,7 @@ cdef class Quantiles:
             raise IndexError("more candidates than positions")
         if candidates.c_count <= 1:
             return candidates.c_positions[0] if candidates.c_count else -1
-        random.state = _low_64(bits)
+        c_seed(&random, bits)
         candidates.segment._check_open()
         exploring = c_unit(&random) < EXPLORED
         enough = ENOUGH / (1.0 - q)

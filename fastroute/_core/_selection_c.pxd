@@ -3,9 +3,19 @@ from libc.stdint cimport int64_t, uint64_t
 from fastroute._core._candidates_c cimport Candidates
 
 
+cdef extern from "Python.h":
+    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
+
+
 # splitmix64: `state` is the random integer that the draws come from.
 cdef struct Random:
     uint64_t state
+
+
+# Starts at the low 64 bits of an integer of any size.
+cdef inline int c_seed(Random *random, object bits) except -1:
+    random.state = _low_64(bits)
+    return 0
 
 
 cdef inline uint64_t c_next(Random *random) noexcept:

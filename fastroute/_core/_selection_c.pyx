@@ -16,7 +16,6 @@ cdef extern from "Python.h":
     object PySequence_Fast(object o, const char *message)
     Py_ssize_t PySequence_Fast_GET_SIZE(object o)
     Py_ssize_t PyNumber_AsSsize_t(object o, object overflow) except? -1
-    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
 
 cdef extern from "_sequence.h":
     Py_ssize_t _position "fr_position" (object fast, Py_ssize_t i) except? -1
@@ -228,7 +227,7 @@ def least_connections(Candidates candidates not None, bits, int64_t now_ms):
     cdef Py_ssize_t k, position, best = -1
     cdef double least = 0.0, tied = 0.0, weight, cost
     cdef int64_t in_flight
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     candidates.segment._check_open()
     for k in range(candidates.c_count):
         position = candidates.c_positions[k]
@@ -251,7 +250,7 @@ def p2c(Candidates candidates not None, bits, int64_t now_ms, int64_t decay_ms):
     cdef double first_weight, second_weight, mean, first_load, second_load
     if candidates.c_count <= 1:
         return candidates.c_positions[0] if candidates.c_count else -1
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     candidates.segment._check_open()
     first = c_draw(candidates, &random, now_ms, -1)
     second = c_draw(candidates, &random, now_ms, first)
@@ -270,7 +269,7 @@ def weighted_random(Candidates candidates not None, bits, int64_t now_ms):
     cdef Random random
     if candidates.c_count <= 1:
         return candidates.c_positions[0] if candidates.c_count else -1
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     candidates.segment._check_open()
     return c_draw(candidates, &random, now_ms, -1)
 

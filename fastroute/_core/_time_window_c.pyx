@@ -1,17 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled half of `time_window`; the meaning of every name is written down in the pure half."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 from fastroute._core._candidates_c cimport Candidates
-from fastroute._core._selection_c cimport Random, c_unit
+from fastroute._core._selection_c cimport Random, c_seed, c_unit
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
     bint fr_cas(int64_t *cell, int64_t expect, int64_t desired) noexcept
-
-cdef extern from "Python.h":
-    uint64_t _low_64 "PyLong_AsUnsignedLongLongMask" (object o) except? <uint64_t>-1
 
 # The layout of _counters_file; the tests hold the two together.
 cdef enum:
@@ -26,7 +23,7 @@ def least_recently_used(Candidates candidates not None, bits, int64_t now_ms, in
     cdef int64_t stamp, key, seen, least, latest, claimed
     cdef double weight, tied
     cdef int64_t *cell
-    random.state = _low_64(bits)
+    c_seed(&random, bits)
     candidates.segment._check_open()
     while True:
         best, seen, least, latest, tied = -1, 0, 0, 0, 0.0

@@ -3,12 +3,8 @@
 from typing import Final
 
 from fastroute._core.attempts import NEUTRAL, OK
-from fastroute.interfaces import Ask, Result
+from fastroute.interfaces import OUTPUT_TOKENS_PER_UNIT, PROMPT_TOKENS_PER_UNIT, Ask, Result
 
-#: A prompt of this many tokens takes twice as long to its first token as an empty one.
-PROMPT_TOKENS_PER_UNIT: Final = 4000.0
-#: Answers that are not streamed come when they are complete: this many tokens later, twice the time has passed.
-OUTPUT_TOKENS_PER_UNIT: Final = 25.0
 #: An attempt that failed counts for at least this long, lest an endpoint that fails fast look fast.
 PENALTY_MS: Final = 5_000.0
 

@@ -7,6 +7,7 @@ from fastroute._core._attempts_rules import FORGOTTEN_MS
 from fastroute._core._candidates_gates import GATE_NAMES, PASSED
 from fastroute._core.attempts import Attempts
 from fastroute.errors import GatewayError
+from fastroute.interfaces import PROMPT_TOKENS_PER_UNIT
 from fastroute.routing.plan import Plan, Planner
 from fastroute.routing.pool import Pool
 
@@ -119,7 +120,7 @@ def _expected_ttft_ms(cost_ms: float, prompt_tokens: int) -> float | None:
     """Return the time to the first token by what has been measured; None where nothing has, or it is long forgotten."""
     if cost_ms < FORGOTTEN_MS:
         return None
-    return round(cost_ms * (1.0 + prompt_tokens / 4000.0), 3)
+    return round(cost_ms * (1.0 + prompt_tokens / PROMPT_TOKENS_PER_UNIT), 3)
 
 
 def _cost(pool: Pool, at: int, prompt_tokens: int, output_tokens: int) -> int | None:

@@ -36,6 +36,7 @@ cdef class Candidates:
     cdef readonly Py_ssize_t size
     cdef readonly Segment segment
     cdef readonly bint panicking
+    cdef readonly bint on_trial
     cdef readonly double max_weight
     cdef readonly int64_t retry_at_ms
     # The candidates after `gate`: positions[0..count-1].
@@ -44,7 +45,7 @@ cdef class Candidates:
     cdef Place *c_places
     cdef int64_t _slow_start_ms
     cdef int64_t _half_open_max_calls
-    cdef int64_t _removed[13]
+    cdef int64_t _removed[16]
     cdef uint64_t _regions
     cdef double _max_cost
     cdef Py_ssize_t _tried[64]
@@ -53,5 +54,6 @@ cdef class Candidates:
     cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept
     cdef Py_ssize_t _through(self, Need need) except -1
     cdef int _fate(self, Py_ssize_t position, Need need) noexcept
+    cdef int _channel(self, Py_ssize_t row, int64_t now_ms) noexcept
     cdef int _take(self, Need need) except -1
     cdef int _check(self, Py_ssize_t position) except -1

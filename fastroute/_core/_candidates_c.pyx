@@ -23,12 +23,20 @@ cdef enum:
     OUTPUT = 8
     REGION = 9
     COST = 10
-    BREAKER = 11
-    COOLDOWN = 12
-    GATES = 13
+    KEY = 11
+    MODEL = 12
+    QUOTA = 13
+    BREAKER = 14
+    COOLDOWN = 15
+    GATES = 16
     BREAKER_CELL = 0
     COOLDOWN_UNTIL_MS = 2
+    KEY_STATE = 4
     SLOW_START_MS = 6
+    MODEL_STATE = 10
+    LOOK = 0x800000
+    QUOTA_EXHAUSTED = 2
+    MODEL_NOT_FOUND = 3
     OPEN = 1
     HALF_OPEN = 2
     # A request is tried at no more endpoints than this.
@@ -190,14 +198,18 @@ cdef class Candidates:
             order = <const unsigned char *>PyBytes_AS_STRING(need.order)
         memset(self._removed, 0, sizeof(self._removed))
         self.retry_at_ms = 0
+        self.on_trial = False
         self.c_count = 0
         for i in range(self.size):
             fate = self._fate(i, need)
             if fate != PASSED:
                 self._removed[fate] += 1
-                if fate >= BREAKER:
+                if fate >= KEY:
                     if fate == COOLDOWN:
                         at_ms = fr_load(self.segment.c_cell(self.c_places[i].row, COOLDOWN_UNTIL_MS))
+                    elif fate < BREAKER:
+                        at_ms = fr_load(self.segment.c_cell(
+                            self.c_places[i].row, KEY_STATE if fate == KEY else MODEL_STATE)) >> 24
                     else:
                         word = <uint64_t>fr_load(self.segment.c_cell(self.c_places[i].row, BREAKER_CELL))
                         at_ms = <int64_t>(word >> 24) if word & 3 != HALF_OPEN else need.now_ms + PROBE_WAIT_MS
@@ -240,6 +252,11 @@ cdef class Candidates:
                 return COST
             if need.prompt_tokens * place.input_price + need.output_tokens * place.output_price > self._max_cost:
                 return COST
+        # Nearly always nothing: one number to look at.
+        if fr_load(self.segment.c_cell(place.row, KEY_STATE)) >= LOOK:
+            state = self._channel(place.row, need.now_ms)
+            if state != PASSED:
+                return state
         if not self.panicking:
             word = <uint64_t>fr_load(self.segment.c_cell(place.row, BREAKER_CELL))
             state = word & 3
@@ -248,6 +265,21 @@ cdef class Candidates:
                     return BREAKER
         if fr_load(self.segment.c_cell(place.row, COOLDOWN_UNTIL_MS)) > need.now_ms:
             return COOLDOWN
+        return PASSED
+
+    cdef int _channel(self, Py_ssize_t row, int64_t now_ms) noexcept:
+        cdef int64_t word = fr_load(self.segment.c_cell(row, KEY_STATE))
+        cdef int64_t model
+        if word >> 24 > now_ms:
+            return KEY
+        if word & LOOK:
+            model = fr_load(self.segment.c_cell(row, MODEL_STATE))
+            if (model & 7) == QUOTA_EXHAUSTED or (model & 7) == MODEL_NOT_FOUND:
+                if model >> 24 > now_ms:
+                    return QUOTA if (model & 7) == QUOTA_EXHAUSTED else MODEL
+                self.on_trial = True
+        if word >> 24:
+            self.on_trial = True
         return PASSED
 
     cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept:

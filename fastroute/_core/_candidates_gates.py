@@ -1,7 +1,7 @@
 """The gates of a pool in the order they stand in, and the numbers that both halves of `candidates` call them by.
 
 What a request cannot have from an endpoint comes before what it cannot have now, so that a candidate which falls at
-BREAKER or COOLDOWN would have served.
+KEY or beyond would have served.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,11 @@ CONTEXT: Final = 7
 OUTPUT: Final = 8
 REGION: Final = 9
 COST: Final = 10
-BREAKER: Final = 11
-COOLDOWN: Final = 12
+KEY: Final = 11
+MODEL: Final = 12
+QUOTA: Final = 13
+BREAKER: Final = 14
+COOLDOWN: Final = 15
 
 GATE_NAMES: Final = (
     "",
@@ -33,6 +36,9 @@ GATE_NAMES: Final = (
     "max_output_tokens",
     "region",
     "cost",
+    "key",
+    "model",
+    "quota",
     "breaker",
     "cooldown",
 )

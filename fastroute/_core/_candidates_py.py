@@ -10,9 +10,13 @@ from fastroute._core._candidates_gates import (
     COOLDOWN,
     COST,
     DRAINED,
+    GATE_NAMES,
+    KEY,
+    MODEL,
     OUTPUT,
     PASSED,
     PROBE_WAIT_MS,
+    QUOTA,
     REGION,
     REQUEST,
     SLOW_START_FLOOR,
@@ -23,11 +27,12 @@ from fastroute._core._candidates_gates import (
     checked_row,
     same_length,
 )
+from fastroute._core._channel_rules import LOOK, MODEL_NOT_FOUND, QUOTA_EXHAUSTED
 from fastroute._core._counters_file import BREAKER as BREAKER_CELL
-from fastroute._core._counters_file import COOLDOWN_UNTIL_MS, SLOW_START_MS
+from fastroute._core._counters_file import COOLDOWN_UNTIL_MS, KEY_STATE, MODEL_STATE, SLOW_START_MS
 from fastroute._core._counters_py import Segment
 
-_GATES: Final = 13
+_GATES: Final = len(GATE_NAMES)
 _OPEN: Final = 1
 _HALF_OPEN: Final = 2
 #: A request is tried at no more endpoints than this.
@@ -122,6 +127,8 @@ class Candidates:
         self.positions: list[int] = []
         self.panicking = False
         self.retry_at_ms = 0
+        #: Somebody is let through of whom only one request is to find out whether it may be used again.
+        self.on_trial = False
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -176,6 +183,7 @@ class Candidates:
         """Fill `positions`; return how many passed every gate, of whatever order and rank."""
         self._removed = [0] * _GATES
         self.retry_at_ms = 0
+        self.on_trial = False
         positions: list[int] = []
         best: tuple[int, int] | None = None
         passed = 0
@@ -183,7 +191,7 @@ class Candidates:
             fate = self._fate(position, need)
             self._removed[fate] += 1
             if fate != PASSED:
-                if fate >= BREAKER:
+                if fate >= KEY:
                     self._note_return(position, fate, need.now_ms)
                 continue
             passed += 1
@@ -219,6 +227,9 @@ class Candidates:
         if need.max_cost_pico >= 0 and not self._affordable(position, need):
             return COST
         row = self.rows[position]
+        fate = self._channel(row, need.now_ms)
+        if fate != PASSED:
+            return fate
         if not self.panicking and not self._admits(row, need.now_ms):
             return BREAKER
         if self.segment.cell(row, COOLDOWN_UNTIL_MS) > need.now_ms:
@@ -230,6 +241,24 @@ class Candidates:
         if inward < 0 or outward < 0:
             return False
         return need.prompt_tokens * inward + need.output_tokens * outward <= need.max_cost_pico
+
+    def _channel(self, row: int, now_ms: int) -> int:
+        """Return the gate at which the state of the key, or of its model, removes an endpoint; PASSED if none does."""
+        word = self.segment.cell(row, KEY_STATE)
+        if word < LOOK:
+            return PASSED
+        if word >> 24 > now_ms:
+            return KEY
+        if word & LOOK:
+            model = self.segment.cell(row, MODEL_STATE)
+            status = model & 7
+            if status in (QUOTA_EXHAUSTED, MODEL_NOT_FOUND):
+                if model >> 24 > now_ms:
+                    return QUOTA if status == QUOTA_EXHAUSTED else MODEL
+                self.on_trial = True
+        if word >> 24:
+            self.on_trial = True
+        return PASSED
 
     def _admits(self, row: int, now_ms: int) -> bool:
         word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
@@ -244,6 +273,8 @@ class Candidates:
         row = self.rows[position]
         if fate == COOLDOWN:
             at_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+        elif fate < BREAKER:
+            at_ms = self.segment.cell(row, KEY_STATE if fate == KEY else MODEL_STATE) >> 24
         else:
             word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
             at_ms = now_ms + PROBE_WAIT_MS if word & 3 == _HALF_OPEN else word >> 24

@@ -9,7 +9,10 @@ from fastroute._core._candidates_gates import (
     COOLDOWN,
     COST,
     DRAINED,
+    KEY,
+    MODEL,
     OUTPUT,
+    QUOTA,
     REGION,
     REQUEST,
     RULE,
@@ -63,20 +66,26 @@ _REFUSALS: Final[dict[int, tuple[int, str, str, str | None, Fault]]] = {
         "x-fastroute-max-cost-usd",
         "downstream",
     ),
+    MODEL: (404, "model_not_found", "no provider has this model any more", "model", "upstream"),
 }
 _UNAVAILABLE: Final = {
+    KEY: "no credential for a provider of this model is accepted for now",
     BREAKER: "no provider of this model is healthy for now",
     DRAINED: "every provider of this model is drained",
+}
+_LIMITED: Final = {
+    COOLDOWN: "every provider of this model is rate limited for now",
+    QUOTA: "the quota for this model is used up at every provider of it",
 }
 
 
 def refusal(gate: int, wait_ms: int) -> GatewayError:
     """Return the refusal for a pool that `gate` has emptied. wait_ms: until the first of its endpoints may be back."""
-    if gate == COOLDOWN:
+    if gate in _LIMITED:
         return GatewayError(
             429,
             "rate_limit_exceeded",
-            "every provider of this model is rate limited for now",
+            _LIMITED[gate],
             retry_after_s=whole_seconds(wait_ms),
             fault="upstream",
             retry_safe=True,
@@ -89,12 +98,12 @@ def refusal(gate: int, wait_ms: int) -> GatewayError:
         503,
         "no_healthy_provider",
         _UNAVAILABLE.get(gate, "no provider is available for this model"),
-        retry_after_s=whole_seconds(wait_ms) if gate == BREAKER else 1,
+        retry_after_s=whole_seconds(wait_ms) if gate in (BREAKER, KEY) else 1,
         fault="gateway",
         retry_safe=True,
     )
 
 
 def whole_seconds(wait_ms: int) -> int:
-    """Return whole seconds to wait, at least one."""
-    return max(1, -(-wait_ms // 1000))
+    """Return whole seconds to wait, at least one and at most a day."""
+    return min(86_400, max(1, -(-wait_ms // 1000)))

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from fastroute._core import _candidates_gates as gates
+from fastroute._core import _channel_rules as channel
 from fastroute._core import counters as cells
 from fastroute._core._attempts_rules import CLOSED, HALF_OPEN, OK, OPEN
 from tests.unit.core.halves import Half, halves, need_of, pool_of, segment_at
 
-ENDPOINTS = 12
+ENDPOINTS = 16
 NOW = 1_000_000
 DAY_MS = 24 * 3_600_000
 
@@ -30,6 +31,18 @@ def segment(half: Half, tmp_path: Path) -> Iterator[Any]:
 
 def set_breaker(segment: Any, row: int, state: int, until_ms: int, probes: int = 0) -> None:
     segment.set_cell(row, cells.BREAKER, state | probes << 2 | 7 << 10 | until_ms << 24)
+
+
+def set_key(segment: Any, row: int, until_ms: int) -> None:
+    word = channel.unpack_state(segment.cell(row, cells.KEY_STATE))
+    kind = channel.REJECTED if until_ms else channel.BALANCE_OK
+    segment.set_cell(row, cells.KEY_STATE, channel.pack_state(word._replace(kind=kind, mark=511, until_ms=until_ms)))
+
+
+def set_model(segment: Any, row: int, status: int, until_ms: int) -> None:
+    state = channel.State(status, cause=31, strikes=31, mark=511, until_ms=until_ms)
+    segment.set_cell(row, cells.MODEL_STATE, channel.pack_state(state))
+    segment.set_cell(row, cells.KEY_STATE, segment.cell(row, cells.KEY_STATE) | channel.LOOK)
 
 
 def open_all(segment: Any, rows: Any, until_ms: int = NOW + 1_000) -> None:
@@ -188,14 +201,99 @@ def test_cooldown(half: Half, segment: Any) -> None:
     assert [fate(half, pool, i) for i in range(2)] == [gates.COOLDOWN, gates.PASSED]
 
 
+# ---- keys and their models ----
+
+
+def test_a_key_that_is_out(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1, 1, 1, 1])
+    for row, until_ms in enumerate((NOW + 1, NOW, NOW - 1, 0)):
+        set_key(segment, row, until_ms)
+    assert [fate(half, pool, i) for i in range(4)] == [gates.KEY, gates.PASSED, gates.PASSED, gates.PASSED]
+
+
+def test_what_is_known_of_a_key_that_is_in_keeps_nobody_away(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1])
+    for balance in range(4):
+        state = channel.State(balance, cause=31, strikes=31, trial=1, mark=511)
+        segment.set_cell(0, cells.KEY_STATE, channel.pack_state(state))
+        assert fate(half, pool, 0) == gates.PASSED
+
+
+@pytest.mark.parametrize(
+    ("status", "gate"),
+    [
+        (channel.AVAILABLE, gates.PASSED),
+        (channel.RATE_LIMITED, gates.PASSED),
+        (channel.QUOTA_EXHAUSTED, gates.QUOTA),
+        (channel.MODEL_NOT_FOUND, gates.MODEL),
+        (channel.TEMPORARILY_DOWN, gates.PASSED),
+    ],
+)
+def test_how_a_model_is(half: Half, segment: Any, status: int, gate: int) -> None:
+    pool = pool_of(half, segment, [1, 1])
+    set_model(segment, 0, status, NOW + 1)
+    set_model(segment, 1, status, NOW)
+    assert [fate(half, pool, i) for i in range(2)] == [gate, gates.PASSED]
+    # Without the hint in the key's word nobody looks.
+    segment.set_cell(0, cells.KEY_STATE, 0)
+    assert fate(half, pool, 0) == gates.PASSED
+
+
+def test_the_key_comes_before_its_model(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1])
+    set_model(segment, 0, channel.MODEL_NOT_FOUND, NOW + 9)
+    set_key(segment, 0, NOW + 5)
+    assert fate(half, pool, 0) == gates.KEY
+    set_key(segment, 0, NOW)
+    assert fate(half, pool, 0) == gates.MODEL
+
+
+def test_somebody_is_on_trial(half: Half, segment: Any) -> None:
+    """Only where somebody is let through whose time is over, and it is said anew at every gating."""
+    pool = pool_of(half, segment, [1, 1, 1])
+    need = need_of(half, now_ms=NOW)
+    assert (pool.gate(need), pool.on_trial) == (3, False)
+    set_key(segment, 0, NOW + 1)
+    assert (pool.gate(need), pool.on_trial) == (2, False)
+    set_key(segment, 0, NOW)
+    assert (pool.gate(need), pool.on_trial) == (3, True)
+    set_key(segment, 0, 0)
+    assert (pool.gate(need), pool.on_trial) == (3, False)
+    set_model(segment, 1, channel.QUOTA_EXHAUSTED, NOW)
+    assert (pool.gate(need), pool.on_trial) == (3, True)
+    set_model(segment, 1, channel.RATE_LIMITED, NOW)
+    assert (pool.gate(need), pool.on_trial) == (3, False)
+
+
+def test_when_the_first_of_those_who_are_out_may_be_back(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1, 1, 1])
+    set_key(segment, 0, NOW + 30)
+    set_model(segment, 1, channel.QUOTA_EXHAUSTED, NOW + 20)
+    set_model(segment, 2, channel.MODEL_NOT_FOUND, NOW + 40)
+    assert pool.gate(need_of(half, now_ms=NOW)) == 0
+    assert (pool.retry_at_ms, pool.emptied_by) == (NOW + 20, gates.QUOTA)
+    assert pool.gate(need_of(half, now_ms=NOW + 20)) == 1
+    assert pool.retry_at_ms == NOW + 30
+
+
+def test_no_panic_over_keys(half: Half, segment: Any) -> None:
+    """A key that is refused would be refused again, however few are left."""
+    pool = pool_of(half, segment, [1] * 10)
+    for row in range(9):
+        set_key(segment, row, NOW + 5)
+    open_all(segment, range(9))
+    assert pool.gate(need_of(half, now_ms=NOW, panic_percent=100, panic_min=1)) == 1
+    assert not pool.panicking
+
+
 def test_the_first_gate_in_order_is_the_one_that_removes(half: Half, segment: Any) -> None:
     # Position i has failed at the gates from i + 1 on; one more has failed at none.
     names = gates.GATE_NAMES
     order = [gates.TRIED, gates.REQUEST, gates.DRAINED, gates.CAPABILITY, gates.CONTEXT, gates.OUTPUT, gates.REGION]
-    order += [gates.COST, gates.BREAKER, gates.COOLDOWN]
+    order += [gates.COST, gates.KEY, gates.MODEL, gates.BREAKER, gates.COOLDOWN]
     assert [names[gate] for gate in order] == [
         "tried", "request", "drained", "capability", "context_window", "max_output_tokens", "region", "cost",
-        "breaker", "cooldown",
+        "key", "model", "breaker", "cooldown",
     ]  # fmt: skip
     n = len(order) + 1
 
@@ -213,6 +311,10 @@ def test_the_first_gate_in_order_is_the_one_that_removes(half: Half, segment: An
         regions=column(gates.REGION, 1, 2),
         input_prices=column(gates.COST, 9, 0),
     )
+    for row, bad in enumerate(column(gates.MODEL, True, False)):
+        set_model(segment, row, channel.MODEL_NOT_FOUND if bad else channel.AVAILABLE, NOW + 5)
+    for row, bad in enumerate(column(gates.KEY, True, False)):
+        set_key(segment, row, NOW + 5 if bad else 0)
     for row, bad in enumerate(column(gates.BREAKER, True, False)):
         set_breaker(segment, row, OPEN if bad else CLOSED, NOW + 5)
     for row, bad in enumerate(column(gates.COOLDOWN, True, False)):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fastroute._core import _candidates_gates as gates
 from fastroute._core import counters as cells
+from fastroute._core._channel_rules import State, pack_state
 from tests.unit.core.halves import halves, need_of, pool_of, segment_at
 
 PURE, COMPILED = (param.values[0] for param in halves())
@@ -27,6 +28,13 @@ breaker = st.builds(
     st.integers(0, 0x3FFF),
     time_ms,
 )
+state = st.builds(
+    lambda kind, rest, look, until_ms: pack_state(State(kind, rest & 31, rest >> 5, 1, 511, look, until_ms)),
+    st.integers(0, 4),
+    st.integers(0, 1023),
+    st.integers(0, 1),
+    time_ms,
+)
 cost = st.builds(lambda value, stamp_ms: value << 32 | stamp_ms, st.integers(0, 0x461C4000), time_ms)
 endpoint = st.fixed_dictionaries(
     {
@@ -40,6 +48,8 @@ endpoint = st.fixed_dictionaries(
         "input_prices": st.integers(-1, 5) | st.integers(0, 10**9),
         "output_prices": st.integers(-1, 5) | st.integers(0, 10**9),
         # What its cells hold, and what its health is worth.
+        "key": st.just(0) | state,
+        "model": st.just(0) | state,
         "breaker": st.just(0) | breaker,
         "cooldown": st.just(0) | time_ms,
         "slow_start": st.just(0) | time_ms,
@@ -85,6 +95,8 @@ def built(half: Any, segment: Any, endpoints: list[dict[str, Any]], rows: list[i
         **{name: [one[name] for one in endpoints] for name in COLUMNS},
     )
     for position, (row, one) in enumerate(zip(rows, endpoints, strict=True)):
+        segment.set_cell(row, cells.KEY_STATE, one["key"])
+        segment.set_cell(row, cells.MODEL_STATE, one["model"])
         segment.set_cell(row, cells.BREAKER, one["breaker"])
         segment.set_cell(row, cells.COOLDOWN_UNTIL_MS, one["cooldown"])
         segment.set_cell(row, cells.SLOW_START_MS, one["slow_start"])
@@ -105,6 +117,7 @@ def seen(half: Any, pool: Any, wants: dict[str, Any], now_ms: int, random_bits: 
         pool.removed,
         pool.emptied_by,
         pool.panicking,
+        pool.on_trial,
         pool.retry_at_ms,
         [pool.why(position, wanted) for position in range(pool.size)],
         [pool.weight(position, now_ms) for position in range(pool.size)],
@@ -145,9 +158,9 @@ def test_same_candidates_same_choices(
             assert left == seen(COMPILED, compiled, wants, now_ms, random_bits, decay_ms)
             # And what holds of both: whoever is chosen is a candidate, and none where there are none.
             positions = left[1]
-            for chosen in left[8:]:
+            for chosen in left[9:]:
                 assert chosen in positions if positions and chosen >= 0 else chosen == -1
-            assert sum(left[2]) + sum(1 for gate in left[6] if gate == gates.PASSED) == pure.size
-            assert all(left[6][position] == gates.PASSED for position in positions)
+            assert sum(left[2]) + sum(1 for gate in left[7] if gate == gates.PASSED) == pure.size
+            assert all(left[7][position] == gates.PASSED for position in positions)
         for segment in segments:
             segment.close()

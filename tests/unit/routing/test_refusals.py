@@ -21,6 +21,9 @@ EXPECTED: list[tuple[int, int, str, str | None, str, str]] = [
     (gates.OUTPUT, 400, "invalid_request_error", "max_tokens", "downstream", "output tokens"),
     (gates.REGION, 403, "region_not_available", "x-fastroute-region", "downstream", "region"),
     (gates.COST, 402, "budget_exceeded", "x-fastroute-max-cost-usd", "downstream", "cost more"),
+    (gates.KEY, 503, "no_healthy_provider", None, "gateway", "credential"),
+    (gates.MODEL, 404, "model_not_found", "model", "upstream", "has this model"),
+    (gates.QUOTA, 429, "rate_limit_exceeded", None, "upstream", "quota"),
     (gates.BREAKER, 503, "no_healthy_provider", None, "gateway", "healthy"),
     (gates.COOLDOWN, 429, "rate_limit_exceeded", None, "upstream", "rate limited"),
 ]
@@ -46,10 +49,21 @@ def test_no_two_stages_sound_the_same() -> None:
     assert len(set(told)) == len(told)
 
 
-@pytest.mark.parametrize("gate", [gates.BREAKER, gates.COOLDOWN])
+@pytest.mark.parametrize("gate", [gates.KEY, gates.QUOTA, gates.BREAKER, gates.COOLDOWN])
 @pytest.mark.parametrize(
     ("wait_ms", "seconds"),
-    [(1, 1), (999, 1), (1000, 1), (1001, 2), (59_500, 60), (0, 1), (-5, 1), (-(10**9), 1), (300_000, 300)],
+    [
+        (1, 1),
+        (999, 1),
+        (1000, 1),
+        (1001, 2),
+        (59_500, 60),
+        (0, 1),
+        (-5, 1),
+        (-(10**9), 1),
+        (300_000, 300),
+        (10**12, 86_400),
+    ],
 )
 def test_the_time_to_wait_is_in_whole_seconds_and_at_least_one(gate: int, wait_ms: int, seconds: int) -> None:
     assert refusal(gate, wait_ms).retry_after_s == seconds

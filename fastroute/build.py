@@ -137,6 +137,7 @@ def build_snapshot(
         max_attempts=retry.max_attempts,
         max_replicas=retry.max_replicas,
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
+        health_weights=config.routing.options.health_weights,
     )
 
 

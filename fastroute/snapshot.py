@@ -38,3 +38,4 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     max_attempts: int
     max_replicas: int
     total_ns: int
+    health_weights: bool

@@ -51,6 +51,7 @@ cdef enum:
 cdef double SEED_COST_MS = 1000.0
 cdef double FORGOTTEN_MS = 1e-3
 cdef double JITTER = 0.1
+cdef double RATE_SLACK = 1e-6
 
 
 cdef class Attempts:
@@ -217,7 +218,8 @@ cdef class Attempts:
         elif verdict == FAILED:
             in_a_row = self._set_consecutive(row, -1)
             self._health(row, now_ms, &good, &failed)
-            too_many = good + failed >= self._min_requests and failed >= self._failure_rate * (good + failed)
+            too_many = (good + failed >= self._min_requests
+                        and failed + RATE_SLACK >= self._failure_rate * (good + failed))
             if in_a_row >= self._failure_threshold or too_many:
                 self._open(row, word, 0, now_ms, bits)
 

@@ -26,6 +26,7 @@ from fastroute._core._attempts_rules import (
     OPEN,
     PROBE_LOST_MS,
     RATE_LIMITED,
+    RATE_SLACK,
     REFUSED,
     SEED_COST_MS,
     Policy,
@@ -199,7 +200,7 @@ class Attempts:
             in_a_row = self._set_consecutive(row, None)
             good, failed = self.health(row, now_ms)
             total = good + failed
-            too_many = total >= self.policy.min_requests and failed >= self.policy.failure_rate * total
+            too_many = total >= self.policy.min_requests and failed + RATE_SLACK >= self.policy.failure_rate * total
             if in_a_row >= self.policy.failure_threshold or too_many:
                 self._open(row, word, 0, now_ms, bits)
 

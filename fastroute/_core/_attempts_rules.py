@@ -30,6 +30,8 @@ PROBE_LOST_MS: Final = 60_000
 #: A time in a cell lies ahead of the caller's by no more than this: another worker has looked at the clock later. One
 #: that seems to lie further ahead is of long ago.
 MAX_AHEAD_MS: Final = 0xFFFF
+#: Failures that are taken for the rate although they seem to be this far below it: 0.07 x 100 is more than 7.
+RATE_SLACK: Final = 1e-6
 #: What an endpoint nobody has measured is taken to cost while its first request is under way.
 SEED_COST_MS: Final = 1_000.0
 #: A cost below this has decayed to nothing: the endpoint may be tried again.

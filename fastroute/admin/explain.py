@@ -15,6 +15,7 @@ from fastroute.downstream.operations import Operation, find_operation
 from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.wishes import read_wishes
 from fastroute.errors import GatewayError
+from fastroute.health.weighing import weigh
 from fastroute.interfaces import DialectName, Principal
 from fastroute.routing.explain import Document, explain, refusal_document
 from fastroute.snapshot import Snapshot
@@ -69,7 +70,11 @@ def answer(question: Question, config: Config, snapshot: Snapshot, clock: Clock)
             "candidates": [],
             "refusal": refusal,
         }
-    return explain(snapshot.planner, plan, snapshot.attempts, clock.monotonic_ns() // 1_000_000)
+    now_ms = clock.monotonic_ns() // 1_000_000
+    if snapshot.health_weights:
+        # Workers do so once a second; here nothing else would.
+        weigh(plan.pool.candidates, plan.pool.info.rows, snapshot.attempts, now_ms)
+    return explain(snapshot.planner, plan, snapshot.attempts, now_ms)
 
 
 def _context(question: Question, config: Config, snapshot: Snapshot, clock: Clock) -> Context:

@@ -335,8 +335,12 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Parameters of strategies, by the strategy's name."""
+    """Parameters of strategies, by the strategy's name.
 
+    health_weights: whether endpoints in poor health get less than their weights.
+    """
+
+    health_weights: bool = True
     ewma_decay_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 10_000
     least_latency_quantile: Annotated[float, Meta(ge=0.01, le=0.99)] = 0.5
     adaptive_latency_weight: Annotated[float, Meta(ge=0, le=1)] = 0.7

@@ -53,7 +53,8 @@ class Weighing:
 
     def _tick(self) -> None:
         snapshot = self._snapshot()
-        now_ms = self._now() // 1_000_000
-        for pool in snapshot.routes.pools.values():
-            weigh(pool.candidates, pool.info.rows, snapshot.attempts, now_ms)
+        if snapshot.health_weights:
+            now_ms = self._now() // 1_000_000
+            for pool in snapshot.routes.pools.values():
+                weigh(pool.candidates, pool.info.rows, snapshot.attempts, now_ms)
         self.start()

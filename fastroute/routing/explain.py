@@ -91,6 +91,7 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "provider": endpoint.provider,
         "upstream_model": endpoint.upstream_name(plan.model),
         "weight": endpoint.weight,
+        "weight_in_force": round(pool.candidates.weight(at, now_ms), 4),
         "removed_by": GATE_NAMES[gate] if gate != PASSED else None,
         "chosen": False,
         "load": load,

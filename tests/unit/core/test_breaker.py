@@ -198,6 +198,26 @@ def test_a_rate_of_one_needs_every_attempt_to_fail(make: Make) -> None:
     assert breaker.state == CLOSED
 
 
+RATES = pytest.mark.parametrize(("rate", "total", "failures"), [(0.5, 20, 10), (0.07, 100, 7), (0.035, 200, 7)])
+
+
+@RATES
+def test_exactly_the_rate_is_enough(rate: float, total: int, failures: int, make: Make) -> None:
+    """As Envoy's outlier detection and resilience4j have it; binary fractions do not make it one failure more."""
+    breaker = make(failure_threshold=1_000, failure_rate=rate, min_requests=total)
+    breaker.run([OK] * (total - failures) + [FAILED] * (failures - 1), 100)
+    assert breaker.state == CLOSED
+    breaker.run([FAILED], 100)
+    assert breaker.state == OPEN
+
+
+@RATES
+def test_one_success_more_than_the_rate_is_not_enough(rate: float, total: int, failures: int, make: Make) -> None:
+    breaker = make(failure_threshold=1_000, failure_rate=rate, min_requests=total)
+    breaker.run([OK] * (total - failures + 1) + [FAILED] * failures, 100)
+    assert breaker.state == CLOSED
+
+
 # ---- open ----
 
 

@@ -1,12 +1,15 @@
 """What health is worth in weight, and who keeps an endpoint's breaker open."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from fastroute._core._attempts_rules import FAILED, OPEN
+from fastroute._core._attempts_rules import FAILED, OK, OPEN
 from fastroute._core.attempts import Attempts
 from fastroute._core.counters import Segment
 from fastroute.health.probe import end_open_time, open_breaker
-from fastroute.health.weighing import LEAST, weight_factor
+from fastroute.health.weighing import LEAST, Weighing, weight_factor
+from tests.unit.core.halves import RUNNING, pool_of
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,20 @@ def test_the_factor(good: int, failed: int, expected: float) -> None:
 def test_more_failures_never_weigh_more() -> None:
     factors = [weight_factor(50, failed) for failed in range(200)]
     assert factors == sorted(factors, reverse=True)
+
+
+@pytest.mark.parametrize("by_health", [True, False])
+def test_weights_follow_health_where_that_is_wanted(by_health: bool, segment: Segment) -> None:
+    candidates = pool_of(RUNNING, segment, [8.0, 8.0])
+    attempts = Attempts(segment)
+    for verdict in (OK, FAILED, FAILED):
+        attempts.leave(0, 0, attempts.enter(0, 0, 1, 1000), verdict, -1.0, 1000, 0, 0, 1)
+    pools = {"m": SimpleNamespace(candidates=candidates, info=SimpleNamespace(rows=(0, 1)))}
+    routes = SimpleNamespace(pools=pools)
+    snapshot = SimpleNamespace(routes=routes, attempts=attempts, health_weights=by_health)
+    weighing = Weighing(SimpleNamespace(call_later=lambda *_: None), lambda: snapshot, lambda: 1_000_000_000)  # type: ignore[arg-type]
+    weighing._tick()
+    assert [candidates.weight(position, 1000) for position in (0, 1)] == [4.5 if by_health else 8.0, 8.0]
 
 
 @pytest.fixture

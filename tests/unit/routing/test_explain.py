@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fastroute._core.attempts import FAILED, OK
 from fastroute.errors import GatewayError
 from fastroute.routing.explain import Document, health_score, health_state, latency_share
 from tests.unit.routing.stand import SECRET, Stand, provider
@@ -19,6 +20,18 @@ def candidate(document: Document, name: str) -> dict[str, Any]:
 
 def gates(document: Document) -> dict[str, str | None]:
     return {one["provider"]: one["removed_by"] for one in document["candidates"]}
+
+
+def test_the_weight_in_force_is_less_in_poor_health(tmp_path: Path) -> None:
+    for by_health, weight in ((True, 36.0), (False, 100.0)):
+        options = {"strategy": "random", "options": {"health_weights": by_health}}
+        with Stand(tmp_path, routing=options) as stand:
+            for verdict in (FAILED, FAILED, FAILED, FAILED, OK):
+                stand.attempt("a", verdict)
+            document = stand.explain()
+            assert candidate(document, "a")["weight"] == 100
+            assert candidate(document, "a")["weight_in_force"] == pytest.approx(weight)
+            assert candidate(document, "b")["weight_in_force"] == 100.0
 
 
 # --- health, for display

@@ -20,6 +20,7 @@ CORE_MODULES = (
     "counters",
     "h1",
     "jsonscan",
+    "limits",
     "modeltable",
     "quantile",
     "ratelimit",

@@ -16,6 +16,7 @@ COMPILED_MODULES = (
     "counters",
     "h1",
     "jsonscan",
+    "limits",
     "modeltable",
     "quantile",
     "ratelimit",

@@ -1,0 +1,69 @@
+/* Arithmetic and 32-bit counts of the limits table. Counts are sequentially consistent: a worker announces its claim
+   before it reads the others', so that of two that meet at a ceiling at least one sees the other. */
+#ifndef FASTROUTE_LIMITS_H
+#define FASTROUTE_LIMITS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && sizeof(_Atomic int32_t) == 4, "32-bit atomics must be lock-free");
+
+static inline void fr_add_32(int32_t *cell, int32_t change) {
+    atomic_fetch_add_explicit((_Atomic int32_t *)cell, change, memory_order_seq_cst);
+}
+
+static inline void fr_store_32(int32_t *cell, int32_t value) {
+    atomic_store_explicit((_Atomic int32_t *)cell, value, memory_order_seq_cst);
+}
+
+static inline int64_t fr_sum_32(int32_t *first, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += atomic_load_explicit((_Atomic int32_t *)(first + i), memory_order_seq_cst);
+    return sum;
+}
+
+/* count * period / limit, rounded down, at least 1 for a count above 0, at most `most`. */
+static inline int64_t fr_cost_ns(int64_t count, int64_t limit, int64_t period, int64_t most) {
+    if (count <= 0)
+        return 0;
+    unsigned __int128 cost = (unsigned __int128)(uint64_t)count * (uint64_t)period / (uint64_t)limit;
+    if (cost > (unsigned __int128)(uint64_t)most)
+        return most;
+    return cost ? (int64_t)cost : 1;
+}
+
+/* ns * limit / period, rounded down. */
+static inline int64_t fr_room(int64_t ns, int64_t limit, int64_t period) {
+    return (int64_t)((unsigned __int128)(uint64_t)ns * (uint64_t)limit / (uint64_t)period);
+}
+
+/* A length of time as OpenAI writes it, rounded up to milliseconds; returns its length. `out` has 48 bytes. */
+static inline int fr_duration(char *out, int64_t ns) {
+    int64_t ms = ns > 0 ? (ns - 1) / 1000000 + 1 : 0;
+    int64_t seconds = ms / 1000, minutes = seconds / 60, hours = minutes / 60;
+    int length = 0, fraction = (int)(ms % 1000);
+    if (ms == 0)
+        return snprintf(out, 48, "0s");
+    if (ms < 1000)
+        return snprintf(out, 48, "%dms", fraction);
+    if (hours)
+        length = snprintf(out, 48, "%lldh%dm", (long long)hours, (int)(minutes % 60));
+    else if (minutes)
+        length = snprintf(out, 48, "%dm", (int)minutes);
+    length += snprintf(out + length, 48 - length, "%d", (int)(seconds % 60));
+    if (fraction) {
+        length += snprintf(out + length, 48 - length, ".%03d", fraction);
+        while (out[length - 1] == '0')
+            length--;
+    }
+    out[length++] = 's';
+    return length;
+}
+
+static inline int fr_decimal(char *out, int64_t value) {
+    return snprintf(out, 48, "%lld", (long long)value);
+}
+
+#endif

@@ -1,6 +1,6 @@
 """One attempt of a request at one endpoint: what it sends, and what became of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastroute._core.attempts import Attempts
 from fastroute._core.h1 import UpstreamError
@@ -33,7 +33,7 @@ class Attempt(Permit):
     """One request to one endpoint, in flight until it is released.
 
     outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
-    with its head. strip: the usage event is ours, not the client's.
+    with its head. strip: the usage event is ours, not the client's. grant: what it holds of the ceilings of its key.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Attempt(Permit):
         "failure",
         "first",
         "first_byte_ns",
+        "grant",
         "held",
         "outcome",
         "position",
@@ -74,6 +75,7 @@ class Attempt(Permit):
         self.outcome = classify.CANCELLED
         self.failure: UpstreamError | None = None
         self.held: Held | None = None
+        self.grant: Any = None
         self.first = b""
         self.first_byte_ns = -1
         self.strip = False

@@ -11,7 +11,8 @@ from fastroute._core._h1_errors import READ_BUFFER_BYTES
 from fastroute._core.attempts import Attempts, Policy
 from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
-from fastroute.auth.keys import KeyTable, digest, model_pattern
+from fastroute._core.limits import Limiter
+from fastroute.auth.keys import ANONYMOUS, KeyTable, digest, model_pattern
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
@@ -26,6 +27,7 @@ from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.limits.callers import LimitBook
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
 from fastroute.routing.pool import Pool
 from fastroute.routing.rules import RuleTable, compile_rules
@@ -49,7 +51,10 @@ _ALL: Final[tuple[DialectName, ...]] = ("openai", "anthropic", "gemini")
 
 
 class Surroundings(NamedTuple):
-    """What a snapshot is built into: one worker's loop, segment, clock, randomness, environment, counts of rules."""
+    """What a snapshot is built into: one worker's loop, segment, clock, randomness, environment, counts of rules.
+
+    limiter: by which callers, models and provider keys keep to their ceilings; None where nobody is let in.
+    """
 
     loop: asyncio.AbstractEventLoop
     segment: Segment
@@ -57,6 +62,7 @@ class Surroundings(NamedTuple):
     random_bits: Callable[[], int]
     env: Mapping[str, str]
     rule_counts: Counts | None = None
+    limiter: Limiter | None = None
 
 
 class Spec(NamedTuple):
@@ -106,11 +112,12 @@ def build_snapshot(
     if rows is None:
         rows = range(len(specs))
     transports = _transports(config, around, previous)
+    book = LimitBook(config, around.limiter) if around.limiter is not None else None
     endpoints = tuple(
-        _endpoint(row, spec, transports[_transport_key(spec.provider)], config)
+        _endpoint(row, spec, transports[_transport_key(spec.provider)], config, book)
         for row, spec in zip(rows, specs, strict=True)
     )
-    routes = _Routes(config, specs, endpoints, around).table()
+    routes = _Routes(config, specs, endpoints, around, book).table()
     planner = _planner(config, routes, compile_rules(config, routes.names, rule_slots, around.rule_counts))
     if previous is not None:
         _adopt(planner, previous.planner)
@@ -118,7 +125,7 @@ def build_snapshot(
     return Snapshot(
         generation=generation,
         heads=HeadReader(
-            build_keys(config.auth),
+            build_keys(config.auth, book),
             REQUEST_DROP,
             OUR_FIELDS,
             config.server.limits.max_headers,
@@ -175,13 +182,17 @@ def _planner(config: Config, routes: RouteTable, rules: RuleTable) -> Planner:
     )
 
 
-def build_keys(auth: Auth) -> KeyTable:
-    """Return the table of virtual keys: digests only."""
+def build_keys(auth: Auth, book: LimitBook | None = None) -> KeyTable:
+    """Return the table of virtual keys: digests only. book: their ceilings."""
     principals: dict[bytes, Principal] = {}
     for key in auth.keys:
         known = digest(key.key.reveal().encode()) if key.key else bytes.fromhex(key.key_sha256 or "")
-        principals[known] = Principal(key.id, key.tenant, model_pattern(key.models))
-    return KeyTable(principals)
+        limits = book.caller(key.id, key.tenant, key.limits) if book is not None else None
+        principals[known] = Principal(key.id, key.tenant, model_pattern(key.models), limits)
+    nobody = ANONYMOUS
+    if book is not None and not principals:
+        nobody = Principal(nobody.key_id, nobody.tenant, None, book.caller(nobody.key_id, nobody.tenant, None))
+    return KeyTable(principals, nobody)
 
 
 def _adopt(planner: Planner, previous: Planner) -> None:
@@ -260,7 +271,7 @@ class _TransportMaker:
         return FastTransport(pool, around.clock.monotonic_ns)
 
 
-def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> Endpoint:
+def _endpoint(index: int, spec: Spec, transport: Transport, config: Config, book: LimitBook | None) -> Endpoint:
     provider, key, model, dialect_name = spec
     dialect = DIALECTS[dialect_name]
     url = urlsplit(provider.base_url)
@@ -285,6 +296,7 @@ def _endpoint(index: int, spec: Spec, transport: Transport, config: Config) -> E
         timeouts=provider.timeouts or config.routing.timeouts,
         transport=transport,
         card=_card(model.price),
+        limits=book.provider_key(provider.id, key) if book is not None else None,
     )
 
 
@@ -308,8 +320,14 @@ class _Routes:
     """Turns models, routes and aliases into the route table."""
 
     def __init__(
-        self, config: Config, specs: list[Spec], endpoints: tuple[Endpoint, ...], around: Surroundings
+        self,
+        config: Config,
+        specs: list[Spec],
+        endpoints: tuple[Endpoint, ...],
+        around: Surroundings,
+        book: LimitBook | None,
     ) -> None:
+        self._book = book
         self._config = config
         self._specs = specs
         self._endpoints = endpoints
@@ -322,6 +340,10 @@ class _Routes:
         names = list(dict.fromkeys(spec.model.name for spec in self._specs))
         names += [name for name in self._by_route if name not in names]
         exact = {name: self._route(name, name) for name in names if not is_pattern(name)}
+        for name in self._config.limits.models:
+            # One that only a pattern lists is limited by itself, not together with the others.
+            if name not in exact and not is_pattern(name):
+                exact[name] = self._route(self._glob_of(name), name)
         globs = [(name, self._route(name, "")) for name in names if is_pattern(name)]
         for alias in self._config.aliases:
             target = self._target(alias)
@@ -345,13 +367,14 @@ class _Routes:
         """Return the route of a model listed as `listed` and called `name` ("" where the client's name stays)."""
         wanted = self._by_route.get(listed)
         strategy = self._config.routing.strategy
+        limits = self._book.model(name or listed) if self._book is not None else None
         if wanted is None:
-            return Route(name, strategy, self._pools(listed, None))
+            return Route(name, strategy, self._pools(listed, None), limits=limits)
         pools = self._pools(listed, wanted.tiers)
         chains = steps(wanted.fallbacks), steps(wanted.on_context_window), steps(wanted.on_content_policy)
         named = any(step.providers for chain in chains for step in chain)
         reserves = self._pools(listed, None) if named and wanted.tiers is not None else None
-        return Route(name, wanted.strategy or strategy, pools, *chains, reserves)
+        return Route(name, wanted.strategy or strategy, pools, *chains, reserves, limits)
 
     def _pools(self, listed: str, tiers: tuple[tuple[str, ...], ...] | None) -> dict[DialectName, Pool]:
         """Return the pools of a model by dialect; nothing for one that nobody serves it in."""

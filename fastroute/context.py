@@ -31,7 +31,7 @@ class Context:
     compares it instead of reading the clock at every chunk. `limit_ns` is how long it may stand still in `phase`.
     `called` is the model as the client named it, `model` the route it stands for. `admitted`: the request has a route
     and will leave a record; `settled`: it has left it. `first`: bytes of the answer that were read but not passed on.
-    `retry_after_ms`: the least that a provider asked for, -1 if none did.
+    `retry_after_ms`: the least that a provider asked for, -1 if none did. `grant`: what it holds of its ceilings.
     """
 
     __slots__ = (
@@ -49,6 +49,7 @@ class Context:
         "error",
         "first",
         "first_byte_ns",
+        "grant",
         "head_lines",
         "headers",
         "interrupted",
@@ -119,6 +120,7 @@ class Context:
         self.stream = False
         self.wishes: Any = None
         self.plan: Any = None
+        self.grant: Any = None
         self.prompt_tokens = 0
         self.retry_after_ms = -1
         self.cost_nano_usd = -1

@@ -6,13 +6,14 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
+from fastroute.admission import Admission, is_limited
 from fastroute.attempt import Attempt, Held, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
@@ -83,6 +84,7 @@ class Gateway:
         loop: asyncio.AbstractEventLoop,
         id_prefix: str,
         access: AccessLog | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.snapshot = snapshot
         self._random_bits = random_bits
@@ -96,6 +98,8 @@ class Gateway:
         self.access = access
         self.loop = loop
         self._pace = Pace(loop)
+        #: Whoever has ceilings has got them from a limiter, and that one is in here.
+        self._admission: Any = admission
 
     async def handle(self, downstream: AsgiDownstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
@@ -131,7 +135,11 @@ class Gateway:
             await self._reader.read_body(downstream, ctx, length)
             route = _resolve(snapshot, ctx, model)
             ctx.admitted = True
-            await self._serve(downstream, ctx, snapshot, route)
+            plan = snapshot.planner.plan(ctx, route)
+            ctx.plan = plan
+            if ctx.principal.limits is not None or route.limits is not None:
+                await self._admission.admit(ctx, plan)
+            await self._serve(downstream, ctx, snapshot, plan)
         except GatewayError as error:
             await self._refuse(downstream, ctx, error)
         except asyncio.CancelledError:
@@ -157,14 +165,14 @@ class Gateway:
             shape = "gemini"
         body = model_document(names, shape, model)
         headers = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"x-request-id", ctx.request_id.encode())]
+        if ctx.principal.limits is not None:
+            headers += self._admission.fields(ctx)
         await downstream.respond(200, headers, body)
 
     # --- attempts
 
-    async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, route: Route) -> None:
+    async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, plan: Plan) -> None:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
-        plan = snapshot.planner.plan(ctx, route)
-        ctx.plan = plan
         if plan.terms.decision.headers:
             _set_headers(ctx, plan.terms.decision.headers)
         now_ms = ctx.started_ns // 1_000_000
@@ -258,15 +266,24 @@ class Gateway:
                 return None
             plan.tried.append(position)
             endpoint: Endpoint = plan.pool.endpoints[position]
+            grant = None
+            if is_limited(plan, endpoint):
+                grant = self._admission.at_endpoint(ctx, plan, endpoint)
+                if grant is None:
+                    continue
             enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
             ticket = enter(self._worker, endpoint.index, plan.work, now_ms)
             if ticket < 0:
                 # Another worker was faster to take the last probe.
+                if grant is not None:
+                    grant.withdraw()
                 continue
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            return Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, now_ms * 1_000_000)
+            attempt = Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, now_ms * 1_000_000)
+            attempt.grant = grant
+            return attempt
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
@@ -314,6 +331,8 @@ class Gateway:
         """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
         outcome = attempt.outcome
         ctx.outcome = outcome.name
+        if attempt.grant is not None:
+            self._admission.settle_attempt(ctx, attempt)
         now_ns = self._now()
         if outcome is classify.OK:
             # The one that nearly all of them are: what a good answer has no use for is not looked at.
@@ -568,8 +587,9 @@ class Gateway:
         # The provider's id is what its support asks for; ours stands beside it.
         own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
         overhead_us = max(0, (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000)
+        limited = ctx.principal.limits is not None
         headers = [
-            *exchange.headers,
+            *(self._admission.instead(ctx, exchange.headers) if limited else exchange.headers),
             endpoint.reply_header,
             plan.route.model_header or (b"x-fastroute-model", plan.model.encode()),
             _ATTEMPTS[ctx.attempts],
@@ -600,6 +620,8 @@ class Gateway:
         status, headers, body = error_reply(error, dialect, ctx.request_id)
         if ctx.attempts:
             headers.append(_ATTEMPTS[ctx.attempts])
+        if ctx.principal is not None and ctx.principal.limits is not None:
+            headers += self._admission.fields(ctx)
         self._settle(ctx)
         await downstream.respond(status, headers, body)
 
@@ -624,6 +646,8 @@ class Gateway:
         if ctx.settled or not ctx.admitted:
             return
         ctx.settled = True
+        if ctx.grant is not None:
+            self._admission.settle(ctx)
         endpoint: Endpoint | None = ctx.endpoint
         usage = ctx.usage
         cost: int | None = 0

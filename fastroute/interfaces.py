@@ -158,11 +158,16 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is calling and what they may use. models: None for every model, else a pattern of allowed names."""
+    """Who is calling and what they may use.
+
+    models: None for every model, else a pattern of allowed names. limits: the ceilings of key and tenant together
+    (`_core.limits.Ceilings`), None if there are none.
+    """
 
     key_id: str
     tenant: str
     models: re.Pattern[str] | None = None
+    limits: Any = None
 
     def may_use(self, model: str) -> bool:
         """Return whether this principal may use the public model name."""

@@ -21,6 +21,7 @@ import uvloop
 
 from fastroute._core._candidates_gates import MAX_ENDPOINTS
 from fastroute._core.counters import ATOMIC, Segment
+from fastroute._core.limits import Moment, Table, read_boot_id
 from fastroute.build import identities
 from fastroute.clock import SYSTEM_CLOCK, sleep
 from fastroute.config.schema import Config, Server
@@ -102,7 +103,10 @@ class Supervisor:
         self._slots = Slots(len(rules) + SPARE_SLOTS)
         tally = Tally(server.workers, len(rules) + SPARE_SLOTS)
         handout = Handout(1, self._rows.assign(names), self._config, self._slots.assign(rules))
-        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally)
+        limits_path = os.path.join(server.state_dir, "limits")
+        moment = Moment(read_boot_id(), SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
+        self._limits = Table.create(limits_path, server.workers, moment)
+        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally, limits_path)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
         self._catch_signals()
@@ -198,6 +202,7 @@ class Supervisor:
         if child.slot != _CONTROL:
             # Its requests died with it.
             self._segment.clear_worker(child.slot)
+            self._limits.clear_worker(child.slot)
         now_s = _now_s()
         lived_s = now_s - child.started_s
         if lived_s >= WELL_AFTER_S:

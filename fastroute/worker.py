@@ -13,6 +13,8 @@ from typing import NamedTuple
 import uvloop
 
 from fastroute._core.counters import Segment
+from fastroute._core.limits import Limiter, Table
+from fastroute.admission import Admission
 from fastroute.app import App
 from fastroute.billing.boot import allocate_boot
 from fastroute.billing.journal import JournalWriter
@@ -47,8 +49,8 @@ GC_THRESHOLDS = (20_000, 20, 20)
 class Inheritance(NamedTuple):
     """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive.
 
-    tally: of the rules. channel: where configurations come from that are read later; None while there is no child to
-    send them to.
+    tally: of the rules. limits_path: the table of limits. channel: where configurations come from that are read later;
+    None while there is no child to send them to.
     """
 
     handout: Handout
@@ -57,6 +59,7 @@ class Inheritance(NamedTuple):
     admin_socket: socket.socket
     life_fd: int
     tally: Tally
+    limits_path: str
     channel: socket.socket | None = None
 
 
@@ -83,7 +86,10 @@ class _Worker:
         watch = Watch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         rng = system_rng()
         counts = self._inherited.tally.row(self._slot)
-        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ, counts)
+        limiter = Limiter(Table.open(self._inherited.limits_path), self._slot)
+        around = Surroundings(
+            loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ, counts, limiter
+        )
         limits = config.server.limits
         access = _open_access_log(config, loop)
         handout = self._inherited.handout
@@ -107,6 +113,7 @@ class _Worker:
             loop=loop,
             id_prefix=f"fr-{secrets.token_hex(4)}-",
             access=access,
+            admission=Admission(limiter, SYSTEM_CLOCK.monotonic_ns, SYSTEM_CLOCK.wall_ns),
         )
         weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
         listener = Listener(

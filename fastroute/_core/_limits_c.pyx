@@ -7,12 +7,14 @@ a worker that is killed leaves nothing behind but that, and the supervisor zeroe
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcmp
 
 from fastroute._core._limits_file import (
     FIELD_NAMES,
+    PROVIDER_FIELDS,
     SLOTS as DEFAULT_SLOTS,
     LimitsFileError,
     checked,
@@ -71,6 +73,10 @@ cdef int64_t MAX_COUNT = (<int64_t>1 << COUNT_BITS) - 1
 
 cdef bytes LIMIT_REQUESTS, LEFT_REQUESTS, RESET_REQUESTS, LIMIT_TOKENS, LEFT_TOKENS, RESET_TOKENS
 (LIMIT_REQUESTS, LEFT_REQUESTS, RESET_REQUESTS, LIMIT_TOKENS, LEFT_TOKENS, RESET_TOKENS) = FIELD_NAMES
+
+
+cdef bytes REQUESTS_PREFIX, ANTHROPIC_PREFIX, DRAFT_PREFIX
+REQUESTS_PREFIX, ANTHROPIC_PREFIX, DRAFT_PREFIX = PROVIDER_FIELDS
 
 
 cdef struct Place:
@@ -274,6 +280,17 @@ cdef class Grant:
         if self.second is not None:
             self.settle_at(self.second, used)
 
+    def withdraw(self):
+        """End it as if it had never been given; later calls do nothing."""
+        if not self.open:
+            return
+        self.open = False
+        self.limiter.table.check_open()
+        if self.first is not None:
+            self.limiter.give_back(self.first, self.first.size, self.tokens, self.day)
+        if self.second is not None:
+            self.limiter.give_back(self.second, self.second.size, self.tokens, self.day)
+
     cdef void settle_at(self, Ceilings ceilings, int64_t used) noexcept:
         cdef Py_ssize_t at
         cdef Place *place
@@ -395,6 +412,12 @@ cdef class Limiter:
             found.append((LEFT_TOKENS, c_decimal(left[1])))
             found.append((RESET_TOKENS, c_duration(reset[1])))
         return found
+
+    def instead(self, list headers not None, Ceilings ceilings not None, int64_t now_ns, int64_t wall_ns):
+        """Return an answer's fields with those of `fields` in place of what a provider says of its own limits."""
+        kept = [pair for pair in headers if not c_is_providers(pair[0])]
+        kept += self.fields(ceilings, now_ns, wall_ns)
+        return kept
 
     # --- looking
 
@@ -661,6 +684,15 @@ cdef inline int64_t c_bounded(object count) except? -1:
     cdef int64_t most = MAX_COUNT >> 4
     cdef int64_t value = count if count < most else most
     return value if value > 0 else 0
+
+
+cdef bint c_begins(bytes name, bytes prefix) noexcept:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
+    return PyBytes_GET_SIZE(name) >= size and memcmp(PyBytes_AS_STRING(name), PyBytes_AS_STRING(prefix), size) == 0
+
+
+cdef bint c_is_providers(bytes name) noexcept:
+    return c_begins(name, REQUESTS_PREFIX) or c_begins(name, ANTHROPIC_PREFIX) or c_begins(name, DRAFT_PREFIX)
 
 
 cdef inline bytes c_decimal(int64_t value):

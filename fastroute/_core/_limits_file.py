@@ -80,6 +80,9 @@ FIELD_NAMES: Final = (
     b"x-ratelimit-reset-tokens",
 )
 
+#: How the fields begin by which providers tell of their own limits.
+PROVIDER_FIELDS: Final = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit")
+
 _MAGIC: Final = b"FRLIMITS"
 _LAYOUT_VERSION: Final = 1
 _HEADER: Final = struct.Struct("=8sIIIIQ16s")

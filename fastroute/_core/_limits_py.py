@@ -32,6 +32,7 @@ from fastroute._core._limits_file import (
     PER_MINUTE_REQUESTS,
     PER_MINUTE_TOKENS,
     PERIOD_NS,
+    PROVIDER_FIELDS,
     REFUSED,
     REQUESTS,
     SLOT_BYTES,
@@ -199,7 +200,18 @@ class Grant:
                 debited = cost_ns(min(self.tokens, subject.tpm), subject.tpm)
                 limiter._add(slot, TOKENS, cost_ns(tokens, subject.tpm) - debited)
             if subject.tpd:
-                limiter._correct(slot, self._day, tokens - min(self.tokens, subject.tpd))
+                limiter._correct(slot, DAY_TOKENS, self._day, tokens - min(self.tokens, subject.tpd))
+
+    def withdraw(self) -> None:
+        """End it as if it had never been given; later calls do nothing."""
+        if not self.open:
+            return
+        self.settle(0)
+        for subject, slot in self._places:
+            if subject.rpm:
+                self._limiter._add(slot, REQUESTS, -cost_ns(1, subject.rpm))
+            if subject.rpd:
+                self._limiter._correct(slot, DAY_REQUESTS, self._day, -1)
 
 
 class Limiter:
@@ -267,15 +279,15 @@ class Limiter:
         self._table._check_open()
         day = wall_ns // DAY_NS
         found: list[Header] = []
-        for at, minute, daily in ((0, PER_MINUTE_REQUESTS, PER_DAY_REQUESTS), (3, PER_MINUTE_TOKENS, PER_DAY_TOKENS)):
+        for at, minute, daily in ((0, REQUESTS, DAY_REQUESTS), (3, TOKENS, DAY_TOKENS)):
             best: tuple[int, int, int] | None = None
             for subject, slot in _places(ceilings):
-                rate, quota = subject[1 + minute], subject[1 + daily]
+                rate, quota = (subject.rpm, subject.rpd) if at == 0 else (subject.tpm, subject.tpd)
                 if rate:
-                    ahead = max(0, self._cell(slot, REQUESTS if at == 0 else TOKENS) - now_ns)
+                    ahead = max(0, self._cell(slot, minute) - now_ns)
                     best = _nearer(best, (max(0, PERIOD_NS - ahead) * rate // PERIOD_NS, rate, ahead))
                 if quota:
-                    used = self._counted(slot, DAY_REQUESTS if at == 0 else DAY_TOKENS, day)[1]
+                    used = self._counted(slot, daily, day)[1]
                     best = _nearer(best, (max(0, quota - used), quota, DAY_NS - wall_ns % DAY_NS if used else 0))
             if best is not None:
                 left, limit, reset_ns = best
@@ -283,11 +295,14 @@ class Limiter:
                 found += zip(FIELD_NAMES[at : at + 3], values, strict=True)
         return found
 
+    def instead(self, headers: list[Header], ceilings: Ceilings, now_ns: int, wall_ns: int) -> list[Header]:
+        """Return an answer's fields with those of `fields` in place of what a provider says of its own limits."""
+        kept = [pair for pair in headers if not pair[0].startswith(PROVIDER_FIELDS)]
+        return kept + self.fields(ceilings, now_ns, wall_ns)
+
     # --- looking
 
-    def _peek(
-        self, places: Sequence[tuple[Subject, int]], least: int, tokens: int, now_ns: int, wall_ns: int
-    ) -> bool:
+    def _peek(self, places: Sequence[tuple[Subject, int]], least: int, tokens: int, now_ns: int, wall_ns: int) -> bool:
         """Whether there is room by every ceiling; notes the one that takes longest if there is not."""
         self.refused = None
         self.hopeless = False
@@ -360,11 +375,11 @@ class Limiter:
         stamped, counted = self._counted(slot, cell, day)
         self._set(slot, cell, stamped << COUNT_BITS | min(MAX_COUNT, counted + count))
 
-    def _correct(self, slot: int, day: int, change: int) -> None:
+    def _correct(self, slot: int, cell: int, day: int, change: int) -> None:
         """Put right what was counted on a day. Once that day is over there is nothing to put right."""
-        word = self._cell(slot, DAY_TOKENS)
+        word = self._cell(slot, cell)
         if word >> COUNT_BITS == day:
-            self._set(slot, DAY_TOKENS, day << COUNT_BITS | min(MAX_COUNT, max(0, (word & MAX_COUNT) + change)))
+            self._set(slot, cell, day << COUNT_BITS | min(MAX_COUNT, max(0, (word & MAX_COUNT) + change)))
 
     def _set(self, slot: int, cell: int, value: int) -> None:
         self._table._cells[_FIRST_CELL + slot * CELLS + cell] = value

@@ -35,9 +35,10 @@ def model_pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
 
 
 class KeyTable:
-    """Immutable set of known keys. An empty table is an open gateway: everybody is `ANONYMOUS`."""
+    """Immutable set of known keys. An empty table is an open gateway: everybody is `anonymous`."""
 
-    def __init__(self, principals: dict[bytes, Principal]) -> None:
+    def __init__(self, principals: dict[bytes, Principal], anonymous: Principal = ANONYMOUS) -> None:
+        self._anonymous = anonymous
         self._principals = {key: (key, principal) for key, principal in principals.items()}
         self.open = not principals
 
@@ -55,7 +56,7 @@ class KeyTable:
     def identify(self, fields: Mapping[bytes, bytes], query: bytes) -> Principal:
         """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
         if self.open:
-            return ANONYMOUS
+            return self._anonymous
         authorization = fields.get(b"authorization")
         if authorization is not None:
             scheme, _, key = authorization.partition(b" ")

@@ -5,13 +5,9 @@ from typing import Final
 from fastroute.config.schema import Config
 
 _FIELDS: Final = (
-    ("tenants.limits", "rate and concurrency limits of tenants"),
     ("tenants.budget", "budgets of tenants"),
     ("auth.path_tokens", "key-pool paths"),
-    ("auth.keys.limits", "rate and concurrency limits of keys"),
     ("auth.keys.budget", "budgets of keys"),
-    ("providers.keys.rpm", "request rates of provider keys"),
-    ("providers.keys.tpm", "token rates of provider keys"),
 )
 
 

@@ -96,6 +96,7 @@ class _References:
         for at, tenant in enumerate(config.tenants):
             self._check_tenant(("tenants", at), tenant)
         self._check_key_tenants()
+        self._check_limited_models()
         self._faults.unique((("rules", at, "id"), rule.id) for at, rule in enumerate(config.rules))
         self._faults.unique((("tenants", at, "id"), tenant.id) for at, tenant in enumerate(config.tenants))
 
@@ -348,6 +349,19 @@ class _References:
                 self._faults.add(
                     where, f"no entry of tenants has the id {shown}: once there are any, all must be there"
                 )
+
+    def _check_limited_models(self) -> None:
+        """Refuse ceilings for models that nobody serves, or that are served under another name."""
+        limits = self._config.limits
+        if isinstance(limits, Broken) or isinstance(limits.models, Broken):
+            return
+        listed = {*self._all.patterns, *(route.model for route in self._config.routes if route is not None)}
+        for name in limits.models:
+            path = ("limits", "models", name)
+            if not is_pattern(name):
+                self._check_route_model(name, path)
+            elif self._complete and name not in listed:
+                self._faults.add(path, "is a pattern that neither a provider nor a route lists")
 
     def _check_tenant(self, path: Path, tenant: Tenant) -> None:
         if tenant.allowed_providers != ("*",):

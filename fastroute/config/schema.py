@@ -17,6 +17,8 @@ Weight = Annotated[int, Meta(ge=0, le=1000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
 DelayMilliseconds = Annotated[int, Meta(ge=0, le=3_600_000)]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+PerDay = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+AtOnce = Annotated[int, Meta(ge=1, le=1_000_000)]
 Identifier = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", extra={"form": "1 to 64 of the characters A-Z a-z 0-9 . _ -"}),
@@ -116,11 +118,13 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Ceilings of one key or tenant. None: no ceiling."""
+    """Ceilings of one key, tenant or model. None: no ceiling. Days are those of UTC."""
 
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
-    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    concurrency: AtOnce | None = None
+    rpd: PerDay | None = None
+    tpd: PerDay | None = None
 
 
 class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,6 +161,9 @@ class ProviderKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     weight: Weight = 1
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    concurrency: AtOnce | None = None
+    rpd: PerDay | None = None
+    tpd: PerDay | None = None
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -455,6 +462,23 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     budget: Budget | None = None
 
 
+class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where requests wait that are over a ceiling; `max` of them over all workers, none longer than `max_wait_ms`."""
+
+    max: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    max_wait_ms: Milliseconds = 10_000
+
+
+class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Ceilings of models, whoever asks for them, and what becomes of a request that is over one.
+
+    queue: None refuses it at once.
+    """
+
+    models: dict[ModelName, Limits] = {}
+    queue: Queue | None = None
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be configured.
 
@@ -470,6 +494,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     routing: Routing = Routing()
     rules: tuple[Rule, ...] = ()
     tenants: tuple[Tenant, ...] = ()
+    limits: LimitSettings = LimitSettings()
     given: frozenset[str] = frozenset()
 
 

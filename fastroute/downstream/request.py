@@ -54,7 +54,8 @@ STREAM: Final = 3
 STREAM_OPTIONS: Final = 6
 OPEN: Final = 3 * len(FIELDS)
 _CONVERSATIONS: Final = (9, 12, 15)
-_MAX_TOKENS: Final = (18, 21, 24)
+MAX_TOKENS: Final = (18, 21, 24)
+COUNT: Final = 27
 _TOOLS: Final = 36
 _USER: Final = 39
 #: A user name longer than this is not used to keep requests together.
@@ -179,7 +180,7 @@ def read_asked(ctx: Context) -> Asked:
     body, scan = ctx.body, ctx.scan
     span = next(((scan[at + 1], scan[at + 2]) for at in _CONVERSATIONS if scan[at]), (0, 0))
     max_tokens = 0
-    for at in _MAX_TOKENS:
+    for at in MAX_TOKENS:
         if scan[at] == KIND_NUMBER:
             digits = body[scan[at + 1] : scan[at + 2]]
             max_tokens = int(digits) if digits.isdigit() and len(digits) <= 9 else 0

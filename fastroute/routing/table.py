@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastroute._core.modeltable import ModelTable
 from fastroute.config.patterns import matches
@@ -22,11 +22,13 @@ class Route:
 
     name: the public model name, "" in a glob route, whose model is called upstream as the client calls it.
     strategy: the one in force unless a rule or the tenant has another. reserves: where a chain finds the providers that
-    it names, whether they are in a tier or not; the pools themselves if those have everybody.
+    it names, whether they are in a tier or not; the pools themselves if those have everybody. limits: the model's
+    ceilings (`_core.limits.Ceilings`), None if there are none.
     """
 
     __slots__ = (
         "fallbacks",
+        "limits",
         "model_header",
         "name",
         "on_content_policy",
@@ -45,6 +47,7 @@ class Route:
         on_context_window: tuple[Step, ...] = (),
         on_content_policy: tuple[Step, ...] = (),
         reserves: dict[DialectName, Pool] | None = None,
+        limits: Any = None,
     ) -> None:
         self.name = name
         self.model_header = (b"x-fastroute-model", name.encode()) if name else None
@@ -54,6 +57,7 @@ class Route:
         self.fallbacks = fallbacks
         self.on_context_window = on_context_window
         self.on_content_policy = on_content_policy
+        self.limits = limits
 
 
 class RouteTable:

@@ -12,7 +12,8 @@ class Endpoint:
     """One dialable endpoint. Its runtime numbers live in the shared segment, under `index`.
 
     upstream_model: the name the provider knows, "" for "as the client called it". base_path: the path of the base
-    URL. Timeouts are nanoseconds. card: its prices, None if they are unknown.
+    URL. Timeouts are nanoseconds. card: its prices, None if they are unknown. limits: the ceilings of its key
+    (`_core.limits.Ceilings`), None if there are none.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Endpoint:
         "include_usage",
         "index",
         "key_id",
+        "limits",
         "provider",
         "reply_header",
         "total_ns",
@@ -56,6 +58,7 @@ class Endpoint:
         timeouts: Any,
         transport: Transport,
         card: Any = None,
+        limits: Any = None,
     ) -> None:
         self.index = index
         self.id = f"{provider}/{key_id}/{model}"
@@ -75,6 +78,7 @@ class Endpoint:
         self.total_ns = timeouts.total_ms * 1_000_000
         self.transport = transport
         self.card = card
+        self.limits = limits
         self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
         self._starts: dict[str, bytes] = {}
 

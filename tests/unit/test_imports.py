@@ -23,7 +23,7 @@ LAYERS = (
         "dialects", "observe",
     ),
     ("snapshot",),
-    ("attempt", "gateway", "race", "build", "handout"),
+    ("admission", "attempt", "gateway", "race", "build", "handout"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip
@@ -31,6 +31,8 @@ LAYERS = (
 #: Imports within a layer, each with its reason. One that is no longer made has to go.
 WITHIN_A_LAYER = {
     ("gateway", "attempt"),  # the corridor makes attempts
+    ("gateway", "admission"),  # lets requests in by their ceilings
+    ("admission", "attempt"),  # and attempts by those of their keys
     ("gateway", "race"),  # and lets two of them race
     ("race", "attempt"),
     ("race", "gateway"),  # only for the name of a type

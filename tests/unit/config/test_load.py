@@ -212,11 +212,11 @@ def test_nothing_is_said_about_defaults(tmp_path: Path) -> None:
 
 def test_fields_that_are_not_in_force(tmp_path: Path) -> None:
     text = echo_with("""\
-auth: {path_tokens: [abc], keys: [{id: a, key: k, limits: {rpm: 1}}, {id: b, key: l, budget: {usd: 5}}]}
-tenants: [{id: t, limits: {rpm: 1}, budget: {usd: 1}}]""")
+auth: {path_tokens: [abc], keys: [{id: a, key: k, budget: {usd: 5}}]}
+tenants: [{id: t, budget: {usd: 1}}]""")
     found = not_in_force(load(tmp_path, text))
     assert [line.split(": ")[0] for line in found] == [
-        "tenants.limits", "tenants.budget", "auth.path_tokens", "auth.keys.limits", "auth.keys.budget",
+        "tenants.budget", "auth.path_tokens", "auth.keys.budget",
     ]  # fmt: skip
     assert all(line.endswith(": accepted, but not in force in this version") for line in found)
 
@@ -227,6 +227,15 @@ routing: {strategy: adaptive, breaker: {failure_threshold: 5}, retry: {backoff: 
 routes: [{model: m1, tiers: [[echo]], strategy: prefix}]
 rules: [{id: r, then: {strategy: random}}]
 tenants: [{id: t, strategy: time_window}]""")
+    assert not_in_force(load(tmp_path, text)) == []
+
+
+def test_limits_are_in_force(tmp_path: Path) -> None:
+    text = """\
+auth: {keys: [{id: a, key: k, tenant: t, limits: {rpm: 1, tpm: 2, concurrency: 3, rpd: 4, tpd: 5}}]}
+tenants: [{id: t, limits: {rpm: 1}}]
+limits: {models: {m1: {rpd: 5}}, queue: {max: 5}}
+providers: [{id: p, type: openai, keys: [{key: k, rpm: 1, tpm: 1, concurrency: 1, rpd: 1, tpd: 1}], models: [m1]}]"""
     assert not_in_force(load(tmp_path, text)) == []
 
 

@@ -43,6 +43,25 @@ def test_aliases(tmp_path: Path, aliases: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ("{gpt-4o: {rpm: 5}, claude-3: {tpm: 1}, 'claude-*': {concurrency: 2}, 'gpt-*': {rpd: 9}}", []),
+        ("{gpt-4p: {rpm: 5}}", ["limits.models.gpt-4p: unknown model 'gpt-4p', did you mean 'gpt-4o'?"]),
+        ("{a: {rpm: 5}}", ["limits.models.a: is an alias: name the model it stands for"]),
+        ("{'g*': {rpm: 5}}", ['limits.models["g*"]: is a pattern that neither a provider nor a route lists']),
+        ("{gpt-4o: {rpm: -5}}", ["limits.models.gpt-4o.rpm: must be from 1 to 1000000000000"]),
+        ("{gpt-4o: {rpm: 0.5}}", ["limits.models.gpt-4o.rpm: expected an integer, not a number"]),
+        ("{gpt-4o: {rpm: .nan}}", ["limits.models.gpt-4o.rpm: expected an integer, not a number"]),
+        ("{gpt-4o: {rps: 5}}", ["limits.models.gpt-4o.rps: unknown field 'rps', did you mean 'rpm'?"]),
+        ("[gpt-4o]", ["limits.models: expected a mapping, not a list"]),
+    ],
+)
+def test_limited_models(tmp_path: Path, models: str, expected: list[str]) -> None:
+    text = f"aliases: {{a: gpt-4o}}\nroutes: [{{model: 'gpt-*', tiers: [[one]]}}]\nlimits: {{models: {models}}}"
+    assert [line.split(": ", 1)[1] for line in faults(tmp_path, text + PROVIDERS)] == expected
+
+
+@pytest.mark.parametrize(
     ("routes", "expected"),
     [
         ("{model: gpt-4o, tiers: [[one], [two]]}", []),

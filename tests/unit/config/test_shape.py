@@ -44,7 +44,7 @@ zzz: 1
         "c.yaml:14: providers[1].type: unknown type 'opena', did you mean 'openai'?",
         "c.yaml:15: providers[1].models: expected a list, not a string",
         "c.yaml:16: zzz: unknown field 'zzz' (known here: server, auth, providers, aliases, routes, routing, "
-        "rules, tenants)",
+        "rules, tenants, limits)",
     ]
 
 

@@ -395,7 +395,7 @@ def test_bounds(limits: ModuleType, table: Any) -> None:
         with pytest.raises(IndexError):
             use()
     for subjects in ([Subject("a", rpm=-1)], [Subject("a", tpd=10**12 + 1)], [Subject(str(at)) for at in range(9)]):
-        with pytest.raises(ValueError, match="ceiling|subjects"):
+        with pytest.raises(ValueError, match=r"ceiling|subjects"):
             limits.Ceilings(table, subjects)
 
 

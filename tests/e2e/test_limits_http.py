@@ -1,0 +1,306 @@
+"""Ceilings of keys, tenants, models and provider keys, over HTTP: who is let in, what the others are told."""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastroute._core.counters import ATOMIC
+from fastroute._core.limits import Table
+from fastroute.upstream.mock import json_response
+from tests.e2e.client import Answer, ask, begin, chat, completion, connect
+from tests.e2e.fleet import GOOD, KEY, Fleet, Gate, Load, config, wake
+from tests.e2e.harness import Gateway, wait_until
+
+EXACT = pytest.mark.skipif(not ATOMIC, reason="the pure half does not promise it for several workers")
+#: One that nothing limits; it wakes the workers up.
+FREE = KEY
+OURS = [f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")]
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with Fleet("a", "b") as made:
+        yield made
+
+
+def keys(*limited: dict[str, Any]) -> dict[str, Any]:
+    """Return an `auth` whose keys have the secret sk-ID."""
+    made = [{"key": f"sk-{one['id']}", **one} for one in limited]
+    return {"keys": [{"id": "free", "key": FREE}, *made]}
+
+
+@contextmanager
+def running(directory: Path, providers: list[dict[str, Any]], workers: int = 1, **more: Any) -> Iterator[Gateway]:
+    with Gateway(config(providers, workers, **more), directory) as gateway:
+        if workers > 1:
+            wake(gateway)
+        yield gateway
+        gateway.wait_idle()
+    assert "Traceback" not in gateway.log
+
+
+def held(gateway: Gateway, subject: str) -> int:
+    table = Table.open(os.path.join(gateway.state_dir, "limits"))
+    try:
+        return table.held(table.find(subject))
+    finally:
+        table.close()
+
+
+def limit_fields(answer: Answer) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if "ratelimit" in name}
+
+
+def statuses(gateway: Gateway, key: str, requests: int) -> Counter[int]:
+    load = Load(gateway, clients=40, headers=lambda number: {"authorization": f"Bearer {key}"})
+    return Counter(reply.status for reply in load.send(requests))
+
+
+@EXACT
+def test_four_workers_admit_exactly_what_a_minute_allows(fleet: Fleet, tmp_path: Path) -> None:
+    auth = keys({"id": "k", "limits": {"rpm": 100}})
+    with running(tmp_path, fleet.providers(), 4, auth=auth) as gateway:
+        began = time.monotonic()
+        seen = statuses(gateway, "sk-k", 400)
+        refilled = int((time.monotonic() - began) / 0.6)
+        assert set(seen) == {200, 429}
+        assert 100 <= seen[200] <= 100 + refilled
+        assert sum(fleet.counts().values()) == seen[200]
+
+
+@EXACT
+def test_four_workers_admit_exactly_what_a_day_allows(fleet: Fleet, tmp_path: Path) -> None:
+    tenants = [{"id": "t", "limits": {"rpd": 100}}]
+    auth = keys({"id": "k", "tenant": "t"}, {"id": "l", "tenant": "t", "limits": {"rpd": 1000}})
+    with running(tmp_path, fleet.providers(), 4, auth=auth, tenants=tenants) as gateway:
+        assert statuses(gateway, "sk-k", 200) + statuses(gateway, "sk-l", 200) == {200: 100, 429: 300}
+        assert ask(gateway, FREE, chat()).status == 200
+
+
+@EXACT
+def test_four_workers_let_no_more_be_under_way_than_they_may(fleet: Fleet, tmp_path: Path) -> None:
+    gate = fleet.plays["a"] = fleet.plays["b"] = Gate(fleet)
+    auth = keys({"id": "k", "limits": {"concurrency": 10}})
+    with running(tmp_path, fleet.providers(), 4, auth=auth) as gateway:
+        links = [connect(gateway) for _ in range(10)]
+        for link in links:
+            body = json.dumps(chat()).encode()
+            link.request("POST", "/v1/chat/completions", body, {"authorization": "Bearer sk-k"})
+        wait_until(lambda: gate.held == 10)
+        assert held(gateway, "key:k") == 10
+        assert statuses(gateway, "sk-k", 40) == {429: 40}
+        gate.open()
+        assert [link.getresponse().status for link in links] == [200] * 10
+        wait_until(lambda: held(gateway, "key:k") == 0)
+        assert gate.held == 10
+        for link in links:
+            link.close()
+
+
+def test_what_a_killed_worker_held_is_given_back(fleet: Fleet, tmp_path: Path) -> None:
+    gate = fleet.plays["a"] = fleet.plays["b"] = Gate(fleet)
+    auth = keys({"id": "k", "limits": {"concurrency": 2}})
+    with running(tmp_path, fleet.providers(), auth=auth) as gateway:
+        links = [connect(gateway) for _ in range(2)]
+        for link in links:
+            body = json.dumps(chat()).encode()
+            link.request("POST", "/v1/chat/completions", body, {"authorization": "Bearer sk-k"})
+        wait_until(lambda: gate.held == 2)
+        assert ask(gateway, "sk-k", chat()).status == 429
+        os.kill(gateway.children()[-1], signal.SIGKILL)
+        wait_until(lambda: held(gateway, "key:k") == 0)
+        gateway.wait_ready(10)
+        gate.open()
+        assert ask(gateway, "sk-k", chat()).status == 200
+        for link in links:
+            link.close()
+
+
+def test_a_refusal_says_whose_limit_it_is_and_when_to_come_back(fleet: Fleet, tmp_path: Path) -> None:
+    auth = keys({"id": "k", "limits": {"rpm": 2, "tpm": 100_000}})
+    with running(tmp_path, fleet.providers(), auth=auth) as gateway:
+        first, second, third = (ask(gateway, "sk-k", chat(max_tokens=100)) for _ in range(3))
+        assert (first.status, second.status, third.status) == (200, 200, 429)
+        assert third.document["error"]["code"] == "rate_limit_exceeded"
+        assert third.document["error"]["message"].startswith("rate limit reached: 2 requests per minute for this key;")
+        assert third.headers["retry-after"] in ("29", "30")
+        assert 28_000 <= int(third.headers["retry-after-ms"]) <= 30_000
+        assert "sk-k" not in third.body.decode()
+        assert limit_fields(first).keys() == limit_fields(third).keys() == set(OURS)
+        assert [one.headers["x-ratelimit-remaining-requests"] for one in (first, second, third)] == ["1", "0", "0"]
+        assert first.headers["x-ratelimit-limit-requests"] == "2"
+        assert first.headers["x-ratelimit-reset-requests"] in ("30s", "29.999s") or first.headers[
+            "x-ratelimit-reset-requests"
+        ].startswith("29.9")
+        assert first.headers["x-ratelimit-limit-tokens"] == "100000"
+        # A refusal leaves no record.
+        assert len(gateway.records()) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/v1/chat/completions", chat(), ("error", "code", "rate_limit_exceeded")),
+        ("/v1/messages", chat(max_tokens=5), ("error", "type", "rate_limit_error")),
+        ("/v1beta/models/m:generateContent", {"contents": []}, ("error", "status", "RESOURCE_EXHAUSTED")),
+    ],
+)
+def test_a_refusal_is_in_the_callers_dialect(
+    tmp_path: Path, path: str, body: dict[str, object], kind: tuple[str, str, str]
+) -> None:
+    auth = keys({"id": "k", "limits": {"rpd": 1}})
+    with running(tmp_path, [{"id": "e", "type": "echo", "models": ["m"]}], auth=auth) as gateway:
+        assert ask(gateway, "sk-k", chat()).status == 200
+        refused = ask(gateway, "sk-k", body, path)
+        assert refused.status == 429
+        outer, inner, expected = kind
+        assert refused.document[outer][inner] == expected
+        assert int(refused.headers["retry-after"]) > 0
+
+
+def test_tokens_are_debited_and_settled_by_what_was_used(fleet: Fleet, tmp_path: Path) -> None:
+    used = {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50}
+    fleet.plays["a"] = json_response(200, completion(used))
+    auth = keys({"id": "k", "limits": {"tpd": 1000}})
+    with running(tmp_path, [fleet.provider("a")], auth=auth) as gateway:
+        left = [int(ask(gateway, "sk-k", chat(max_tokens=600)).headers["x-ratelimit-remaining-tokens"]) for _ in "ab"]
+        # What the first one did not use is there again for the second.
+        assert left[0] < 400
+        assert left[0] - left[1] == 50
+        refused = ask(gateway, "sk-k", chat(max_tokens=950))
+        assert refused.status == 429
+        assert "1000 tokens per day for this key" in refused.document["error"]["message"]
+        assert refused.headers["x-ratelimit-remaining-tokens"] == "900"
+        assert ask(gateway, "sk-k", chat(max_tokens=850)).status == 200
+
+
+def test_a_failed_request_uses_no_tokens(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.plays["a"] = json_response(400, {"error": {"message": "no"}})
+    auth = keys({"id": "k", "limits": {"tpd": 1000, "concurrency": 1}})
+    with running(tmp_path, [fleet.provider("a")], auth=auth) as gateway:
+        for _ in range(5):
+            assert ask(gateway, "sk-k", chat(max_tokens=900)).status == 400
+        fleet.plays["a"] = GOOD
+        assert ask(gateway, "sk-k", chat(max_tokens=900)).status == 200
+
+
+def test_a_request_that_can_never_fit_is_told_so(fleet: Fleet, tmp_path: Path) -> None:
+    auth = keys({"id": "k", "limits": {"tpm": 100}})
+    with running(tmp_path, fleet.providers(), auth=auth) as gateway:
+        refused = ask(gateway, "sk-k", chat(max_tokens=101))
+        assert refused.status == 429
+        assert refused.headers["x-should-retry"] == "false"
+        assert "this request alone needs more" in refused.document["error"]["message"]
+        # Nobody has said how long this answer may be.
+        assert ask(gateway, "sk-k", chat()).status == 200
+        assert fleet.upstream.request_count == 1
+
+
+def test_a_model_is_limited_whoever_asks(fleet: Fleet, tmp_path: Path) -> None:
+    limits = {"models": {"m-1": {"rpd": 2}, "m-*": {"rpd": 1}}}
+    providers = [fleet.provider("a", models=["m-*"])]
+    with running(tmp_path, providers, auth=keys({"id": "k"}), limits=limits, aliases={"one": "m-1"}) as gateway:
+        assert [ask(gateway, "sk-k", chat(name)).status for name in ("m-1", "one", "m-1")] == [200, 200, 429]
+        refused = ask(gateway, FREE, chat("m-1"))
+        assert "2 requests per day for this model" in refused.document["error"]["message"]
+        # The limit is the model's: it says nothing of what the caller has left.
+        assert limit_fields(refused) == {}
+        assert [ask(gateway, FREE, chat(name)).status for name in ("m-2", "m-3")] == [200, 429]
+
+
+def test_a_providers_own_fields_are_replaced_for_a_limited_caller(fleet: Fleet, tmp_path: Path) -> None:
+    theirs = [
+        (b"x-ratelimit-limit-requests", b"7777"), (b"x-ratelimit-remaining-tokens", b"7777"),
+        (b"anthropic-ratelimit-tokens-limit", b"7777"), (b"x-other", b"kept"),
+    ]  # fmt: skip
+    fleet.plays["a"] = json_response(200, completion(), theirs)
+    auth = keys({"id": "k", "limits": {"rpm": 10}})
+    with running(tmp_path, [fleet.provider("a")], auth=auth) as gateway:
+        limited, free = ask(gateway, "sk-k", chat()), ask(gateway, FREE, chat())
+        assert limited.headers["x-other"] == free.headers["x-other"] == "kept"
+        assert limit_fields(limited).keys() == set(OURS[:3])
+        assert "7777" not in limit_fields(limited).values()
+        assert set(limit_fields(free).values()) == {"7777"}
+        assert "x-ratelimit-limit-requests" in ask(gateway, "sk-k", chat(stream=True)).headers
+        assert "x-ratelimit-limit-requests" in ask(gateway, "sk-k", chat("nobody")).headers
+
+
+def test_a_provider_key_is_used_no_more_than_it_may_be(fleet: Fleet, tmp_path: Path) -> None:
+    entry = fleet.provider("a", keys=[{"id": "k1", "key": "up-1", "rpd": 2}, {"id": "k2", "key": "up-2", "rpd": 3}])
+    with running(tmp_path, [entry], auth=keys()) as gateway:
+        answers = [ask(gateway, FREE, chat()) for _ in range(7)]
+        assert [one.status for one in answers] == [200] * 5 + [429] * 2
+        used = Counter(one.header(b"authorization") for one in fleet.upstream.requests)
+        assert used == {b"Bearer up-1": 2, b"Bearer up-2": 3}
+        assert answers[-1].document["error"]["code"] == "rate_limit_exceeded"
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 86_400
+        assert [one.headers["x-fastroute-attempts"] for one in answers[:5]] == ["1"] * 5
+
+
+def test_the_least_wait_of_all_provider_keys_is_told(fleet: Fleet, tmp_path: Path) -> None:
+    entry = fleet.provider("a", keys=[{"id": "k1", "key": "up-1", "rpm": 1}, {"id": "k2", "key": "up-2", "rpm": 2}])
+    with running(tmp_path, [entry], auth=keys()) as gateway:
+        answers = [ask(gateway, FREE, chat()) for _ in range(4)]
+        assert [one.status for one in answers] == [200, 200, 200, 429]
+        assert int(answers[-1].headers["retry-after"]) in (29, 30)
+
+
+def test_quotas_outlive_a_restart_and_ceilings_change_with_a_reload(fleet: Fleet, tmp_path: Path) -> None:
+    auth = keys({"id": "k", "limits": {"rpd": 3, "rpm": 3}})
+    document = config(fleet.providers(), 1, auth=auth)
+    with Gateway(document, tmp_path) as gateway:
+        assert [ask(gateway, "sk-k", chat()).status for _ in range(2)] == [200, 200]
+    with Gateway(document, tmp_path) as gateway:
+        assert [ask(gateway, "sk-k", chat()).status for _ in range(2)] == [200, 429]
+        changed = json.loads(gateway.config_file.read_text())
+        changed["auth"]["keys"][1]["limits"] = {"rpd": 4}
+        gateway.write_config(changed)
+        gateway.reload()
+        wait_until(lambda: "configuration 2 is in force" in gateway.log)
+        assert [ask(gateway, "sk-k", chat()).status for _ in range(2)] == [200, 429]
+
+
+def test_an_open_gateway_keeps_to_the_limits_of_its_tenant(tmp_path: Path) -> None:
+    document = {
+        "providers": [{"id": "e", "type": "echo", "models": ["m"]}],
+        "tenants": [{"id": "default", "limits": {"rpd": 1}}],
+    }
+    with Gateway(document, tmp_path) as gateway:
+        assert [ask(gateway, "", chat()).status for _ in range(2)] == [200, 429]
+
+
+def test_a_client_that_leaves_holds_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    gate = fleet.plays["a"] = Gate(fleet)
+    auth = keys({"id": "k", "limits": {"concurrency": 1, "tpd": 100_000}})
+    with running(tmp_path, [fleet.provider("a")], auth=auth) as gateway:
+        link = connect(gateway)
+        body = json.dumps(chat(max_tokens=50_000)).encode()
+        link.request("POST", "/v1/chat/completions", body, {"authorization": "Bearer sk-k"})
+        wait_until(lambda: gate.held == 1)
+        assert held(gateway, "key:k") == 1
+        link.close()
+        wait_until(lambda: held(gateway, "key:k") == 0)
+        gate.open()
+        answer = ask(gateway, "sk-k", chat(max_tokens=10))
+        assert answer.status == 200
+        assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 99_000
+
+
+def test_a_stream_that_breaks_off_is_settled_once(fleet: Fleet, tmp_path: Path) -> None:
+    auth = keys({"id": "k", "limits": {"concurrency": 1, "rpm": 100}})
+    with running(tmp_path, [{"id": "e", "type": "echo", "models": ["m"]}], auth=auth) as gateway:
+        for _ in range(10):
+            link = connect(gateway)
+            response = begin(link, "sk-k", chat(stream=True, messages=[{"role": "user", "content": "x " * 5000}]))
+            response.read(10)
+            link.close()
+            wait_until(lambda: held(gateway, "key:k") == 0)
+        assert ask(gateway, "sk-k", chat()).status == 200

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 
@@ -45,6 +45,28 @@ Scope = Literal[
     "model",  # the model: nobody has it, or this key may not use it
     "unknown",  # a limit, and the provider does not say which
 ]
+
+#: Why a key or a model of it is not as it should be. A closed vocabulary, numbered by its order; at most 32 words.
+Cause = Literal[
+    "",
+    "invalid_key",  # the credential is refused
+    "no_permission",  # it is known, and may not do this
+    "out_of_money",
+    "low_balance",
+    "switched_off",  # by an operator
+    "model_not_found",  # the provider does not have it, or not for this key
+    "requests",  # a limit of that scope, and so on
+    "tokens",
+    "input_tokens",
+    "output_tokens",
+    "concurrency",
+    "day_quota",
+    "account_limit",
+    "unknown_limit",
+    "overloaded",  # the provider has too much to do, whoever asks
+    "breaker",  # it has failed too often
+]
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 #: Places of a dimension in an `Allowance`; each has limit, remaining and reset_ms.
 REQUESTS_LEFT: Final = 0

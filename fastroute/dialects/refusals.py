@@ -6,9 +6,11 @@ from typing import Final
 # OpenAI: code context_length_exceeded, insufficient_quota, content_filter / content_policy_violation; many servers
 # that speak its dialect only have the words of the message. Anthropic: "prompt is too long", "credit balance is too
 # low". Gemini: "exceeds the maximum number of tokens", blocked by SAFETY.
+# Ollama: "exceeded max context length"; Perplexity: too_many_prompt_tokens; Bedrock: "Input Tokens Exceeded".
 _CONTEXT: Final = re.compile(
     rb"context_length_exceeded|maximum context length|context window|prompt is too long|input is too long"
-    rb"|exceeds the maximum number of tokens|exceed context limit|too many tokens",
+    rb"|exceeds the maximum number of tokens|exceed context limit|too many tokens|max context length"
+    rb"|too_many_prompt_tokens|input tokens exceeded",
     re.IGNORECASE,
 )
 _CONTENT: Final = re.compile(

@@ -19,6 +19,9 @@ KINDS: list[tuple[str, tuple[int, ...], list[bytes]]] = [
             b"input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000",
             b"The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
             b"Too many tokens in the request",
+            b"prompt too long; exceeded max context length by 1119046 tokens",
+            b'"type": "too_many_prompt_tokens"',
+            b"The model returned the following errors: Input Tokens Exceeded: Number of input tokens exceeds",
         ],
     ),
     (

@@ -140,3 +140,47 @@ def test_every_date_is_read_as_it_was_meant(at_s: int) -> None:
 def test_should_retry(value: bytes, expected: bool | None) -> None:
     assert should_retry([(b"x-should-retry", value)]) is expected
     assert should_retry([]) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        (b"Please try again in 174ms.", 174),
+        (b"Please try again in 3.89s. Visit", 3890),
+        (b"Please try again in 50.597142857s.", 50_598),
+        (b"Please try again in 7m12s.", 432_000),
+        (b"Please try again in 2m59.56s.", 179_560),
+        (b"Please try again in 1h2m3.5s.", 3_723_500),
+        (b"Please retry after 33 seconds. Please go here", 33_000),
+        (b"Please retry after 1 second.", 1000),
+        (b"please retry after 20 milliseconds", 20),
+        (b"Please retry in 48.939935699s.", 48_940),
+        (b"PLEASE TRY AGAIN IN 5S", 5000),
+        (b"Try again in 5 minutes", 300_000),
+        (b"Try again in 1 hour 30 minutes.", 5_400_000),
+        (b"try again in a while", None),
+        (b"try again in -5s", None),
+        (b"try again in 1e9s", None),
+        (b"try again in 5 potatoes", None),
+        (b"try again in 5stones", None),
+        (b"try again in 9999999999s", None),
+        (b"try again in infs", None),
+        (b"5s", None),
+    ],
+)
+def test_sentences(sentence: bytes, expected: int | None) -> None:
+    assert wait(body=b'{"error": {"message": "' + sentence + b'"}}') == expected
+
+
+def test_google_says_in_a_sentence_what_it_has_cut_off_elsewhere() -> None:
+    assert wait(body=GEMINI % b"48s" + b" Please retry in 48.939935699s.") == 48_940
+    assert wait(body=GEMINI % b"49s" + b" Please retry in 48.939935699s.") == 49_000
+
+
+def test_azure() -> None:
+    assert wait((b"x-ms-retry-after-ms", b"250"), (b"retry-after", b"1")) == 250
+    assert wait((b"retry-after-ms", b"20"), (b"x-ms-retry-after-ms", b"250")) == 20
+    # 0 milliseconds and a second.
+    assert wait((b"retry-after-ms", b"0"), (b"retry-after", b"1")) == 1000
+    assert wait((b"retry-after-ms", b"0"), (b"retry-after", b"soon")) == 0
+    assert wait((b"retry-after-ms", b"0")) == 0

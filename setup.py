@@ -21,6 +21,7 @@ CORE_MODULES = (
     "h1",
     "jsonscan",
     "limits",
+    "lines",
     "modeltable",
     "quantile",
     "ratelimit",

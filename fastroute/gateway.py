@@ -8,8 +8,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.sse import StreamMeter
@@ -36,8 +34,9 @@ from fastroute.interfaces import (
     OUTPUT_TOKENS_PER_UNIT,
     PROMPT_TOKENS_PER_UNIT,
     DialectName,
+    Entry,
     Exchange,
-    Record,
+    Kind,
     Result,
 )
 from fastroute.observe.access import AccessLog
@@ -654,45 +653,77 @@ class Gateway:
         if ctx.usage_source != "none":
             cost = cost_nano_usd(endpoint.card if endpoint is not None else None, usage)
             ctx.cost_nano_usd = -1 if cost is None else cost
-        self._journal.append(self._row(ctx, endpoint, ctx.record_id, cost))
+        self._journal.write(
+            _kind(ctx, endpoint, ctx.outcome, ctx.usage_source),
+            Entry(
+                ctx.record_id,
+                ctx.arrived_wall_ns,
+                ctx.request_id,
+                1 if ctx.stream else 0,
+                ctx.status,
+                ctx.attempts,
+                1 if cost is not None else 0,
+                cost or 0,
+                (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
+                (self._now() - ctx.started_ns) // 1000,
+                ctx.request_bytes,
+                ctx.response_bytes,
+                usage,
+            ),
+        )
 
     def bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
         """Write the record of an attempt that lost a race: its provider has read the prompt, and bills it."""
         usage = estimate_usage(ctx.request_bytes, 0, 0, None)
         cost = cost_nano_usd(endpoint.card, usage)
-        row = self._row(ctx, endpoint, self._journal.next_id(), cost)
-        self._journal.append(
-            msgspec.structs.replace(
-                row, outcome="hedged", status=0, attempts=0, usage=usage, usage_source="estimated", response_bytes=0
-            )
+        self._journal.write(
+            _kind(ctx, endpoint, "hedged", "estimated"),
+            Entry(
+                self._journal.next_id(),
+                ctx.arrived_wall_ns,
+                ctx.request_id,
+                1 if ctx.stream else 0,
+                0,
+                0,
+                1 if cost is not None else 0,
+                cost or 0,
+                -1,
+                (self._now() - ctx.started_ns) // 1000,
+                ctx.request_bytes,
+                0,
+                usage,
+            ),
         )
 
-    def _row(self, ctx: Context, endpoint: Endpoint | None, record_id: int, cost: int | None) -> Record:
-        return Record(
-            record_id,
-            ctx.arrived_wall_ns,
-            ctx.request_id,
-            ctx.principal.key_id,
-            ctx.principal.tenant,
-            ctx.operation.dialect,
-            ctx.operation.name,
+
+def _kind(ctx: Context, endpoint: Endpoint | None, outcome: str, source: str) -> Kind:
+    """Return what a request's record has in common with others."""
+    principal, operation = ctx.principal, ctx.operation
+    if endpoint is None:
+        return (
+            principal.key_id,
+            principal.tenant,
+            operation.dialect,
+            operation.name,
             ctx.model,
-            endpoint.provider if endpoint is not None else "",
-            endpoint.id if endpoint is not None else "",
-            endpoint.upstream_name(ctx.plan.model) if endpoint is not None else "",
-            ctx.stream,
-            ctx.status,
-            ctx.outcome,
-            ctx.attempts,
-            ctx.usage,
-            ctx.usage_source,
-            cost is not None,
-            cost or 0,
-            (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
-            (self._now() - ctx.started_ns) // 1000,
-            ctx.request_bytes,
-            ctx.response_bytes,
+            "",
+            "",
+            "",
+            outcome,
+            source,
         )
+    return (
+        principal.key_id,
+        principal.tenant,
+        operation.dialect,
+        operation.name,
+        ctx.model,
+        endpoint.provider,
+        endpoint.id,
+        endpoint.upstream_name(ctx.plan.model),
+        outcome,
+        source,
+    )
 
 
 _INTERRUPTIONS: Final = {

@@ -147,6 +147,29 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
 NO_USAGE: Final = Usage()
 
 
+#: What repeats from request to request: key id, tenant, dialect, operation, model, provider, endpoint, upstream model,
+#: outcome, usage source.
+Kind = tuple[str, str, str, str, str, str, str, str, str, str]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The part of a `Record` that is of its own kind; 0 and 1 for False and True."""
+
+    id: int
+    at_ns: int
+    request_id: str
+    stream: int
+    status: int
+    attempts: int
+    priced: int
+    cost_nano_usd: int
+    first_byte_us: int
+    total_us: int
+    request_bytes: int
+    response_bytes: int
+    usage: Usage
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request as the journal and the ledger keep it: exactly one per request, whatever its end.
 
@@ -177,6 +200,41 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_us: int
     request_bytes: int
     response_bytes: int
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the record has in common with others."""
+        return (
+            self.key_id,
+            self.tenant,
+            self.dialect,
+            self.operation,
+            self.model,
+            self.provider,
+            self.endpoint,
+            self.upstream_model,
+            self.outcome,
+            self.usage_source,
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """Return what is the record's own."""
+        return Entry(
+            self.id,
+            self.at_ns,
+            self.request_id,
+            int(self.stream),
+            self.status,
+            self.attempts,
+            int(self.priced),
+            self.cost_nano_usd,
+            self.first_byte_us,
+            self.total_us,
+            self.request_bytes,
+            self.response_bytes,
+            self.usage,
+        )
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ COMPILED_MODULES = (
     "h1",
     "jsonscan",
     "limits",
+    "lines",
     "modeltable",
     "quantile",
     "ratelimit",

@@ -16,9 +16,9 @@ from typing import Final
 
 import msgspec
 
-from fastroute.billing.segments import Segment, decode_records, list_segments, read_chunk
+from fastroute.billing.segments import Batch, Chunk, Segment, decode_entries, decode_kind, list_segments, read_chunk
 from fastroute.errors import FastrouteError
-from fastroute.interfaces import Record
+from fastroute.interfaces import Kind
 
 LEDGER_NAME: Final = "ledger.sqlite3"
 #: Segments with unreadable lines are kept beside the journals under this suffix, the newest few of them.
@@ -42,7 +42,6 @@ _KIND_COLUMNS: Final = (
     "outcome",
     "usage_source",
 )
-#: In the order of `_row`.
 _COLUMNS: Final = (
     "id",
     "at_ns",
@@ -67,8 +66,32 @@ _COLUMNS: Final = (
     "response_bytes",
 )
 _TEXT: Final = frozenset({"request_id"})
+#: In the order of a row: an `Entry` with its usage spread out, then the kind.
+_INSERTED: Final = (
+    "id",
+    "at_ns",
+    "request_id",
+    "stream",
+    "status",
+    "attempts",
+    "priced",
+    "cost_nano_usd",
+    "first_byte_us",
+    "total_us",
+    "request_bytes",
+    "response_bytes",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "input_audio_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "output_audio_tokens",
+    "kind",
+)
+_USAGE_AT: Final = 12
 
-Kind = tuple[str, str, str, str, str, str, str, str, str, str]
 Row = tuple[int | str, ...]
 
 
@@ -90,7 +113,7 @@ def _schema_1() -> tuple[str, ...]:
 #: Step n leads from schema n to schema n + 1; schema 0 is an empty file. Steps are never edited, only added.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_schema_1(),)
 
-_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT: Final = f"INSERT OR IGNORE INTO requests ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"
 _FIND_KIND: Final = f"SELECT id FROM kinds WHERE {' AND '.join(f'{name} = ?' for name in _KIND_COLUMNS)}"
 _ADD_KIND: Final = f"INSERT INTO kinds VALUES (NULL, {', '.join('?' * len(_KIND_COLUMNS))})"
 _ADVANCE: Final = (
@@ -147,7 +170,7 @@ class Ledger:
         self._path = path
         self._connection = connection
         self._identity = _identity(path)
-        self._kinds: dict[Kind, int] = {}
+        self._kinds: dict[bytes, int] = {}
 
     @classmethod
     def open(cls, path: str) -> "Ledger":
@@ -222,12 +245,11 @@ class Ledger:
                 chunk = read_chunk(fd, offset, final=closed)
                 if chunk.next_offset == offset:
                     break
-                records, undecodable = decode_records(chunk.payloads)
-                bad = chunk.bad_lines + undecodable
-                offset, bad_lines = chunk.next_offset, bad_lines + bad
-                inserted = self._commit(records, segment.name, offset, bad_lines)
+                offset = chunk.next_offset
+                inserted, duplicates, bad = self._commit(decode_entries(chunk), segment.name, offset, bad_lines, chunk)
+                bad_lines += bad
                 tally.rows += inserted
-                tally.duplicates += len(records) - inserted
+                tally.duplicates += duplicates
                 tally.bad_lines += bad
             if closed:
                 self._retire(segment, offset, bad_lines)
@@ -235,10 +257,11 @@ class Ledger:
         finally:
             os.close(fd)
 
-    def _commit(self, records: list[Record], name: str, offset: int, bad_lines: int) -> int:
-        """Insert `records` and advance the segment in one transaction; return how many were new."""
+    def _commit(self, batch: Batch, name: str, offset: int, bad_lines: int, chunk: Chunk) -> tuple[int, int, int]:
+        """Insert a batch and advance the segment in one transaction; return (new rows, old ones, bad lines)."""
         with self._transaction():
-            rows = self._rows(records)
+            rows = self._rows(batch)
+            bad = len(chunk.kinds) - len(rows) + chunk.bad_lines
             before = self._connection.total_changes
             try:
                 self._connection.executemany(_INSERT, rows)
@@ -246,27 +269,31 @@ class Ledger:
                 # An integer beyond 64 bits must not block all that follow.
                 self._connection.executemany(_INSERT, [_clamped(row) for row in rows])
             inserted = self._connection.total_changes - before
-            self._connection.execute(_ADVANCE, (name, offset, bad_lines))
-        return inserted
+            self._connection.execute(_ADVANCE, (name, offset, bad_lines + bad))
+            if len(self._kinds) > _MAX_CACHED_KINDS:
+                self._kinds.clear()  # Starting over is cheap and needs no order of use.
+        return inserted, len(rows) - inserted, bad
 
-    def _rows(self, records: list[Record]) -> list[Row]:
-        kinds = self._kinds
-        rows: list[Row] = []
-        for record in records:
-            kind = _kind(record)
-            number = kinds.get(kind)
-            if number is None:
-                number = self._kind_number(kind)
-            rows.append(_row(record, number))
-        return rows
+    def _rows(self, batch: Batch) -> list[Row]:
+        numbers = self._kinds
+        for text in set(batch.kinds).difference(numbers):
+            self._number(text)
+        return [
+            (*entry[:_USAGE_AT], *entry[_USAGE_AT], numbers[text])
+            for text, entry in zip(batch.kinds, batch.entries, strict=True)
+            if numbers[text]
+        ]
+
+    def _number(self, text: bytes) -> None:
+        """Learn the number of a kind; 0 for what is none."""
+        kind = decode_kind(text)
+        number = self._kind_number(kind) if kind is not None else 0
+        self._kinds[text] = number
 
     def _kind_number(self, kind: Kind) -> int:
         found = self._connection.execute(_FIND_KIND, kind).fetchone()
         number = found[0] if found else self._connection.execute(_ADD_KIND, kind).lastrowid
         assert isinstance(number, int)
-        if len(self._kinds) >= _MAX_CACHED_KINDS:
-            self._kinds.clear()  # Starting over is cheap and needs no order of use.
-        self._kinds[kind] = number
         return number
 
     def _retire(self, segment: Segment, offset: int, bad_lines: int) -> None:
@@ -386,48 +413,6 @@ def _prune_bad(directory: str) -> None:
     names = sorted(name for name in os.listdir(directory) if name.endswith(BAD_SUFFIX))
     for name in names[:-MAX_BAD_SEGMENTS]:
         os.unlink(os.path.join(directory, name))
-
-
-def _kind(record: Record) -> Kind:
-    return (
-        record.key_id,
-        record.tenant,
-        record.dialect,
-        record.operation,
-        record.model,
-        record.provider,
-        record.endpoint,
-        record.upstream_model,
-        record.outcome,
-        record.usage_source,
-    )
-
-
-def _row(record: Record, kind: int) -> Row:
-    usage = record.usage
-    return (
-        record.id,
-        record.at_ns,
-        record.request_id,
-        kind,
-        record.stream,
-        record.status,
-        record.attempts,
-        usage.input_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_5m_tokens,
-        usage.cache_write_1h_tokens,
-        usage.input_audio_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-        usage.output_audio_tokens,
-        record.priced,
-        record.cost_nano_usd,
-        record.first_byte_us,
-        record.total_us,
-        record.request_bytes,
-        record.response_bytes,
-    )
 
 
 def _clamped(row: Row) -> Row:

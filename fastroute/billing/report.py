@@ -221,7 +221,7 @@ def _add_tails(
             if chunk.next_offset == offset:
                 break
             offset = chunk.next_offset
-            records, _ = decode_records(chunk.payloads)
+            records, _ = decode_records(chunk)
             known = _known_ids(connection, [record.id for record in records])
             for record in records:
                 if record.id not in known and record.id not in seen:

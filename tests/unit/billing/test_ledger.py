@@ -19,7 +19,7 @@ from fastroute.billing.ledger import (
     exclusive,
     schema_version,
 )
-from fastroute.billing.segments import encode_line, segment_name
+from fastroute.billing.segments import encode_line, encode_record, segment_name
 from fastroute.interfaces import Record, Usage
 from tests.unit.billing.records import record
 
@@ -55,7 +55,7 @@ def ids(path: str) -> list[int]:
 
 
 def write_lines(path: Path, *records: Record) -> None:
-    path.write_bytes(b"".join(encode_line(msgspec.json.encode(item)) for item in records))
+    path.write_bytes(b"".join(encode_line(encode_record(item)) for item in records))
 
 
 def test_every_field_of_a_record_is_kept(journal: Path, path: str, ledger: Ledger) -> None:
@@ -115,7 +115,7 @@ def test_records_met_again_are_not_counted_again(journal: Path, path: str, ledge
 
 def test_bad_lines_are_counted_and_their_segment_kept(journal: Path, path: str, ledger: Ledger) -> None:
     name = segment_name(1, 1)
-    whole = encode_line(msgspec.json.encode(record(1)))
+    whole = encode_line(encode_record(record(1)))
     (journal / name).write_bytes(b"\x00garbage\n" + whole + encode_line(b"[1]") + whole[:50])
     assert ledger.ingest(str(journal)) == IngestReport(rows=1, bad_lines=3, retired=1)
     assert os.listdir(journal) == [name + ".bad"]

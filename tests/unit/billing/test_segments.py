@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastroute.billing.segments import (
     encode_line,
+    encode_record,
     list_segments,
     read_chunk,
     read_segment,
@@ -19,7 +19,7 @@ from tests.unit.billing.records import record
 
 
 def line(id: int) -> bytes:
-    return encode_line(msgspec.json.encode(record(id)))
+    return encode_line(encode_record(record(id)))
 
 
 def read(path: Path, offset: int = 0, **options: int) -> tuple[list[int], int, int]:
@@ -118,10 +118,10 @@ def test_a_finished_segment_has_no_tail_to_wait_for(path: Path) -> None:
     path.write_bytes(line(1) + line(2)[:-1])
     fd = os.open(path, os.O_RDONLY)
     try:
-        assert len(read_chunk(fd, 0).payloads) == 1
-        assert len(read_chunk(fd, 0, final=True).payloads) == 2
+        assert len(read_chunk(fd, 0).kinds) == 1
+        assert len(read_chunk(fd, 0, final=True).kinds) == 2
         torn = read_chunk(fd, 10, final=True)
-        assert (len(torn.payloads), torn.bad_lines, torn.next_offset) == (1, 1, path.stat().st_size)
+        assert (len(torn.kinds), torn.bad_lines, torn.next_offset) == (1, 1, path.stat().st_size)
     finally:
         os.close(fd)
 
@@ -132,6 +132,13 @@ def test_any_bytes_between_lines_leave_the_lines_intact(
 ) -> None:
     path = tmp_path_factory.mktemp("segment") / segment_name(1, 1)
     path.write_bytes(b"".join(line(p) if isinstance(p, int) else p + b"\n" for p in pieces))
-    ids, offset, _ = read(path)
+    ids, offset, _ = read(path, final=True)
     assert ids == [piece for piece in pieces if isinstance(piece, int)]
     assert offset == path.stat().st_size
+    # While somebody may still be at it, only what stands behind the last intact line waits.
+    ids, offset, _ = read(path)
+    assert ids == [piece for piece in pieces if isinstance(piece, int)]
+    intact = [number for number, piece in enumerate(pieces) if isinstance(piece, int)]
+    judged = pieces[: intact[-1] + 1] if intact else []
+    empty = next((n for n, piece in enumerate(pieces[len(judged) :]) if piece != b""), len(pieces) - len(judged))
+    assert offset == sum(len(line(p)) if isinstance(p, int) else len(p) + 1 for p in judged) + empty

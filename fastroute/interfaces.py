@@ -265,14 +265,15 @@ class Ask:
     """What a strategy may know of the request it chooses for.
 
     now_ms: monotonic milliseconds. prompt_tokens, output_tokens: estimates. session: what keeps requests together (a
-    header or the user), b"" for none. prompt: the body; its conversation is prompt[prompt_start:prompt_end].
-    latency_target_ms: 0 for none.
+    header or the user), b"" for none. prompt: the body; its conversation is prompt[prompt_start:prompt_end]; preamble:
+    where in it stands what comes before that for the model, tools and system prompt. latency_target_ms: 0 for none.
     """
 
     __slots__ = (
         "latency_target_ms",
         "now_ms",
         "output_tokens",
+        "preamble",
         "prompt",
         "prompt_end",
         "prompt_start",
@@ -291,6 +292,7 @@ class Ask:
         self.prompt = b""
         self.prompt_start = 0
         self.prompt_end = 0
+        self.preamble: tuple[tuple[int, int], ...] = ()
         self.latency_target_ms = 0
         self.stream = False
 
@@ -340,13 +342,14 @@ class Asked(NamedTuple):
     """What a body says that routing may ask about.
 
     max_tokens: the ceiling it sets for the answer, 0 for none. has_tools: it declares tools. user: for whom it is, b""
-    for nobody. span: where in the body the conversation stands.
+    for nobody. span: where in the body the conversation stands. preamble: where what comes before it for the model.
     """
 
     max_tokens: int
     has_tools: bool
     user: bytes
     span: tuple[int, int]
+    preamble: tuple[tuple[int, int], ...] = ()
 
 
 class Result(NamedTuple):

@@ -1,7 +1,7 @@
 """Prefix: a prompt goes to the endpoint that has most of it in its prompt cache, as far as we know.
 
-What we know is what we sent: the leading blocks of earlier prompts, salted by tenant, in a table of each worker. See
-``docs/affinity.md`` for what that is worth and where it ends.
+What we know is what we sent: the leading blocks of earlier prompts, salted by tenant, tools and system prompt, in a
+table of each worker. See ``docs/affinity.md`` for what that is worth and where it ends.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Prefix(BaseStrategy):
             ask.prompt,
             ask.prompt_start,
             ask.prompt_end,
-            ask.tenant.encode(),
+            salt(ask),
             ask.now_ms,
             self._balance,
         )
@@ -46,8 +46,16 @@ class Prefix(BaseStrategy):
     def observe(self, position: int, ask: Ask, result: Result) -> None:
         """Take back what `pick` noted if the attempt failed: an endpoint that broke down may have lost its cache."""
         if result.verdict == FAILED:
-            self.table.forget(position, ask.prompt, ask.prompt_start, ask.prompt_end, ask.tenant.encode())
+            self.table.forget(position, ask.prompt, ask.prompt_start, ask.prompt_end, salt(ask))
 
     def adopt(self, previous: Any, positions: Sequence[int]) -> None:
         """Take over the table, for the endpoints that are still there."""
         self.table.adopt(previous.table, positions)
+
+
+def salt(ask: Ask) -> bytes:
+    """Return what has to be the same for two prompts to have anything in common."""
+    tenant = ask.tenant.encode()
+    if not ask.preamble:
+        return tenant
+    return b"\0".join((tenant, *(ask.prompt[start:end] for start, end in ask.preamble)))

@@ -41,6 +41,10 @@ FIELDS: Final = (
     "top_logprobs",
     "tools",
     "user",
+    "system",
+    "instructions",
+    "systemInstruction",
+    "system_instruction",
     "api_base",
     "base_url",
     "api_key",
@@ -58,6 +62,8 @@ MAX_TOKENS: Final = (18, 21, 24)
 COUNT: Final = 27
 _TOOLS: Final = 36
 _USER: Final = 39
+#: What providers put before the conversation, in the order in which most of them do.
+_PREAMBLE: Final = (_TOOLS, 42, 45, 48, 51)
 #: A user name longer than this is not used to keep requests together.
 _MAX_USER_BYTES: Final = 256
 
@@ -187,7 +193,8 @@ def read_asked(ctx: Context) -> Asked:
     user = b""
     if scan[_USER] == KIND_STRING and scan[_USER + 2] - scan[_USER + 1] <= _MAX_USER_BYTES:
         user = body[scan[_USER + 1] + 1 : scan[_USER + 2] - 1]
-    return Asked(max_tokens, scan[_TOOLS] == KIND_ARRAY, user, span)
+    preamble = tuple((scan[at + 1], scan[at + 2]) for at in _PREAMBLE if scan[at])
+    return Asked(max_tokens, scan[_TOOLS] == KIND_ARRAY, user, span, preamble)
 
 
 def _has_counts(scan: tuple[int, ...]) -> bool:

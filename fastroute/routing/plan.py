@@ -101,6 +101,7 @@ class Plan(Ask):
         self.prompt = b""
         self.prompt_start = 0
         self.prompt_end = 0
+        self.preamble = ()
         self.terms = NO_TERMS
         self.model = ""
         self.prefill_work = 0
@@ -341,6 +342,7 @@ class Planner:
             plan.session = ctx.wishes.session or asked.user
             plan.prompt = ctx.body
             plan.prompt_start, plan.prompt_end = asked.span
+            plan.preamble = asked.preamble
 
     def _ask_of_endpoints(self, plan: Plan, ctx: Context, expected: int) -> int:
         """Bring into the plan's terms what gates of its pool look at; return how many tokens of answer to expect."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastroute._core.attempts import FAILED, NEUTRAL, OK
-from fastroute.balance.prefix import Prefix
+from fastroute.balance.prefix import Prefix, salt
 from fastroute.balance.registry import find_strategy
 from fastroute.config.schema import StrategyOptions
 from fastroute.interfaces import Ask, Result
@@ -22,7 +22,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 def depth(strategy: Prefix, position: int, ask: Ask) -> int:
-    return strategy.table.depth(position, ask.prompt, ask.prompt_start, ask.prompt_end, ask.tenant.encode())
+    return strategy.table.depth(position, ask.prompt, ask.prompt_start, ask.prompt_end, salt(ask))
 
 
 def test_it_is_registered() -> None:
@@ -214,3 +214,24 @@ def test_one_system_prompt_does_not_make_one_busy_replica(tmp_path: Path) -> Non
     replicas = Replicas(tmp_path, 1, True, seed=2)
     replicas.converse(120, 1)
     assert max(replicas.served) < 2 * sum(replicas.served) / 6
+
+
+def test_what_comes_before_the_conversation_is_part_of_the_prompt(fleet: Fleet) -> None:
+    """Tools and system prompt stand elsewhere in the body, but before the conversation in a provider's cache."""
+    strategy = Prefix(fleet.info)
+    talk = random.Random(9).randbytes(1000)
+
+    def told(system: bytes, tools: bytes = b"[]") -> Ask:
+        body = tools + system + talk
+        spans = ((0, len(tools)), (len(tools), len(tools) + len(system)))
+        return ask_for(body, prompt_start=len(tools + system), preamble=spans)
+
+    home = strategy.pick(fleet.candidates, told(b"be kind"))
+    assert depth(strategy, home, told(b"be kind")) == 15
+    assert depth(strategy, home, told(b"be terse")) == 0
+    assert depth(strategy, home, told(b"be kind", b"[{}]")) == 0
+    assert depth(strategy, home, ask_for(talk)) == 0
+    strategy.observe(home, told(b"be terse"), Result(FAILED))
+    assert depth(strategy, home, told(b"be kind")) == 15
+    strategy.observe(home, told(b"be kind"), Result(FAILED))
+    assert depth(strategy, home, told(b"be kind")) == 0

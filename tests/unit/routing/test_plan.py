@@ -1,5 +1,6 @@
 """From a request to the endpoint to try next: gates, precedence, failover chains."""
 
+import json
 import re
 from itertools import islice
 from pathlib import Path
@@ -555,3 +556,11 @@ def test_no_refusal_holds_a_secret_or_a_name_of_ours(tmp_path: Path) -> None:
     assert {stage for stage, error in refusals.items() if error.retry_after_s is not None} == {
         "rejected", "cooldown", "breaker",
     }  # fmt: skip
+
+
+def test_a_strategy_that_reads_prompts_is_told_what_comes_before_them(tmp_path: Path) -> None:
+    claude = [provider(name, type="anthropic") for name in "ab"]
+    with Stand(tmp_path, *claude, routing={"strategy": "prefix"}) as stand:
+        plan = stand.plan(dialect="anthropic", system="be kind", tools=[{"name": "f"}])
+        told = [json.loads(plan.prompt[start:end]) for start, end in plan.preamble]
+        assert told == [[{"name": "f"}], "be kind"]

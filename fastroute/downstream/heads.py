@@ -119,6 +119,10 @@ def _check_repeated(headers: list[Header], fields: Fields) -> None:
         if names.count(name) > 1:
             # Not to be guessed which is meant; an impossible credential makes it an ordinary 401.
             fields[name] = b"\x00"
+    for name in set(names):
+        if name.startswith(b"x-fastroute-") and names.count(name) > 1:
+            # RFC 9110, section 5.3: several lines are one list. What takes no list is refused when it is read.
+            fields[name] = b",".join(value for key, value in headers if key == name)
 
 
 def _is_json(content_type: bytes) -> bool:

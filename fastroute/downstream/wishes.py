@@ -1,9 +1,10 @@
 """What a caller asks of the gateway itself, in header fields: where to go, where not, how long, how much.
 
-Fields are optional and never go upstream. One that is malformed is refused: a wish that is ignored in silence would be
-worse than none.
+Fields are optional and never go upstream. One that is malformed or misspelt is refused: a wish that is ignored in
+silence would be worse than none.
 """
 
+import difflib
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -39,10 +40,16 @@ def read_wishes(fields: dict[bytes, bytes]) -> Wishes:
 
 
 def _read(wishes: Wishes, name: str, value: str) -> None:
-    known = _READERS.get(name.removeprefix("x-fastroute-"))
+    word = name.removeprefix("x-fastroute-")
+    known = _READERS.get(word)
     if known is not None:
         attribute, reader = known
         setattr(wishes, attribute, reader(name, value))
+    elif word not in _ANSWERS:
+        # One that resembles none may be meant for a gateway of another version.
+        near = difflib.get_close_matches(word[:64], _READERS, 1)
+        if near:
+            raise _malformed(name[:64], f"is no field of this gateway; x-fastroute-{near[0]} is")
 
 
 def _names(field: str, value: str) -> tuple[str, ...]:
@@ -103,6 +110,9 @@ def _session(field: str, value: str) -> bytes:
 def _nanoseconds(field: str, value: str) -> int:
     return _milliseconds(field, value) * 1_000_000
 
+
+#: Fields of answers. A client that sends them back asks for nothing.
+_ANSWERS: Final = frozenset({"model", "attempts", "strategy", "rule", "overhead-us", "request-id"})
 
 #: Which attribute of Wishes a field sets, by the field's name without `x-fastroute-`, and who reads its value.
 _READERS: Final[dict[str, tuple[str, Callable[[str, str], object]]]] = {

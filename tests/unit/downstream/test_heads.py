@@ -84,3 +84,9 @@ def test_ambiguous_framing_is_refused_even_in_a_known_head(fields: list[Header])
     with pytest.raises(GatewayError) as caught:
         heads.read([*head(), *fields], b"")
     assert caught.value.status == 400
+
+
+def test_several_lines_of_a_wish_are_one_list() -> None:
+    more = [(b"x-fastroute-exclude", b"a"), (b"x-other", b"1"), (b"x-fastroute-exclude", b"b, c"), (b"x-other", b"2")]
+    fields = reader().read(head(b"sk-alice", *more), b"")[0].fields
+    assert (fields[b"x-fastroute-exclude"], fields[b"x-other"]) == (b"a,b, c", b"2")

@@ -124,6 +124,30 @@ def test_any_bytes_are_read_or_refused(fields: dict[str, bytes]) -> None:
     assert wishes.latency_target_ms >= 0
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("regions", "region"), ("max-cost", "max-cost-usd"), ("timeout", "timeout-ms"), ("providers", "provider"),
+        ("excluded", "exclude"), ("latency-ms", "latency-target-ms"), ("tag", "tags"), ("provider\xe9", "provider"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_field_is_refused_and_the_right_one_named(word: str, meant: str) -> None:
+    with pytest.raises(GatewayError) as caught:
+        read_wishes({f"x-fastroute-{word}".encode("latin-1"): b"1"})
+    assert (caught.value.status, caught.value.code) == (400, "invalid_request_error")
+    assert caught.value.message == f"x-fastroute-{word} is no field of this gateway; x-fastroute-{meant} is"
+
+
+@pytest.mark.parametrize("word", ["something-new", "unheard-of", "", "x" * 5000])
+def test_an_unknown_field_that_resembles_none_asks_for_nothing(word: str) -> None:
+    assert values(read_wishes({f"x-fastroute-{word}".encode(): b"1"})) == values(NO_WISHES)
+
+
+def test_fields_of_answers_that_are_sent_back_ask_for_nothing() -> None:
+    words = ("model", "attempts", "strategy", "rule", "overhead-us", "request-id")
+    assert values(read_wishes({b"x-fastroute-" + word.encode(): b"1" for word in words})) == values(NO_WISHES)
+
+
 # --- trace context (W3C)
 
 

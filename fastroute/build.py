@@ -13,11 +13,12 @@ from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
 from fastroute._core.limits import Limiter
 from fastroute.auth.keys import ANONYMOUS, KeyTable, digest, model_pattern
+from fastroute.auth.published import PublishedKeys
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
 from fastroute.config.patterns import is_pattern, matches
-from fastroute.config.schema import Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
+from fastroute.config.schema import ApiKey, Auth, Capabilities, Config, Model, Price, Provider, ProviderKey
 from fastroute.dialects import anthropic, gemini, openai
 from fastroute.downstream.heads import HeadReader
 from fastroute.downstream.request import read_asked
@@ -54,6 +55,7 @@ class Surroundings(NamedTuple):
     """What a snapshot is built into: one worker's loop, segment, clock, randomness, environment, counts of rules.
 
     limiter: by which callers, models and provider keys keep to their ceilings; None where nobody is let in.
+    keys: those made at run time.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -63,6 +65,7 @@ class Surroundings(NamedTuple):
     env: Mapping[str, str]
     rule_counts: Counts | None = None
     limiter: Limiter | None = None
+    keys: PublishedKeys | None = None
 
 
 class Spec(NamedTuple):
@@ -125,7 +128,7 @@ def build_snapshot(
     return Snapshot(
         generation=generation,
         heads=HeadReader(
-            build_keys(config.auth, book),
+            build_keys(config.auth, around, book),
             REQUEST_DROP,
             OUR_FIELDS,
             config.server.limits.max_headers,
@@ -182,17 +185,24 @@ def _planner(config: Config, routes: RouteTable, rules: RuleTable) -> Planner:
     )
 
 
-def build_keys(auth: Auth, book: LimitBook | None = None) -> KeyTable:
-    """Return the table of virtual keys: digests only. book: their ceilings."""
+def build_keys(auth: Auth, around: Surroundings, book: LimitBook | None = None) -> KeyTable:
+    """Return the table of virtual keys, those of the configuration and those made at run time: digests only.
+
+    book: their ceilings.
+    """
+
+    def principal(key: ApiKey, until_ns: int = 0) -> Principal:
+        limits = book.caller(key.id, key.tenant, key.limits) if book is not None else None
+        return Principal(key.id, key.tenant, model_pattern(key.models), limits, until_ns)
+
     principals: dict[bytes, Principal] = {}
     for key in auth.keys:
         known = digest(key.key.reveal().encode()) if key.key else bytes.fromhex(key.key_sha256 or "")
-        limits = book.caller(key.id, key.tenant, key.limits) if book is not None else None
-        principals[known] = Principal(key.id, key.tenant, model_pattern(key.models), limits)
+        principals[known] = principal(key)
     nobody = ANONYMOUS
     if book is not None and not principals:
         nobody = Principal(nobody.key_id, nobody.tenant, None, book.caller(nobody.key_id, nobody.tenant, None))
-    return KeyTable(principals, nobody)
+    return KeyTable(principals, nobody, around.keys, lambda stored: principal(*stored), around.clock.wall_ns)
 
 
 def _adopt(planner: Planner, previous: Planner) -> None:

@@ -17,6 +17,10 @@ from fastroute import __version__
 from fastroute._core._switch import USE_EXTENSIONS, missing_modules
 from fastroute._core.counters import Segment
 from fastroute.admin.explain import Question, answer
+from fastroute.admin.key_command import add_parser
+from fastroute.admin.keys import clashes
+from fastroute.auth.published import PublishedKeys
+from fastroute.auth.store import KeyRefusedError, KeyStoreError
 from fastroute.billing.ledger import LedgerError
 from fastroute.billing.report import format_json, format_table, usage_rows
 from fastroute.build import Surroundings, build_snapshot, endpoint_specs
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return EXIT_FAULT
-    except (ServeError, LedgerError) as error:
+    except (ServeError, LedgerError, KeyStoreError, KeyRefusedError) as error:
         print(f"fastroute: {error}", file=sys.stderr)
         return 1
     return status
@@ -68,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--json", action="store_true")
     usage.add_argument("--by", choices=("model", "key", "tenant", "provider", "day"), default="model")
     usage.set_defaults(run=_usage)
+
+    add_parser(commands, _load, SYSTEM_CLOCK.wall_ns)
 
     explain = commands.add_parser("explain", help="who would serve a request, and why")
     explain.add_argument("-c", "--config", metavar="FILE")
@@ -106,10 +112,22 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _load_for_serving(args: argparse.Namespace) -> Config:
     config = with_overrides(_load(args.config), host=args.host, port=args.port, workers=args.workers)
-    refusal = refuse_open(config)
+    where = args.config or "environment"
+    refusal = refuse_open(config, closed=_is_closed(config))
     if refusal is not None:
-        raise ConfigError([f"{args.config or 'environment'}: {refusal}"])
+        raise ConfigError([f"{where}: {refusal}"])
+    if taken := clashes(config, SYSTEM_CLOCK.wall_ns):
+        raise ConfigError(
+            [f"{where}: auth.keys: a virtual key made at run time is called '{one}' too" for one in taken]
+        )
     return config
+
+
+def _is_closed(config: Config) -> bool:
+    """Return whether callers need a key that was made at run time, if not one of the configuration."""
+    published = PublishedKeys(config.server.state_dir)
+    published.refresh()
+    return published.closed
 
 
 def _announce(config: Config, port: int, admin_port: int) -> None:
@@ -119,7 +137,7 @@ def _announce(config: Config, port: int, admin_port: int) -> None:
     url = f"http://{shown}:{port}"
     print(f"{_version()} listening on {url} ({config.server.workers} worker(s))", flush=True)
     print(f"admin on http://{config.server.admin.host}:{admin_port}", flush=True)
-    if not config.auth.keys:
+    if not config.auth.keys and not _is_closed(config):
         print("warning: no keys are configured: whoever can reach this address may use it", file=sys.stderr)
     print(f"try it:\n  {_curl(config, url)}", flush=True)
 

@@ -241,13 +241,14 @@ class Principal(msgspec.Struct, frozen=True):
     """Who is calling and what they may use.
 
     models: None for every model, else a pattern of allowed names. limits: the ceilings of key and tenant together
-    (`_core.limits.Ceilings`), None if there are none.
+    (`_core.limits.Ceilings`), None if there are none. until_ns: Unix time at which the key expires, 0 for never.
     """
 
     key_id: str
     tenant: str
     models: re.Pattern[str] | None = None
     limits: Any = None
+    until_ns: int = 0
 
     def may_use(self, model: str) -> bool:
         """Return whether this principal may use the public model name."""
@@ -259,6 +260,12 @@ class Authenticator(Protocol):
 
     def identify(self, fields: Mapping[bytes, bytes], query: bytes) -> Principal:
         """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
+
+    def expired(self, principal: Principal) -> bool:
+        """Return whether a caller's key has expired."""
+
+    def forget(self) -> None:
+        """Remember nothing that was found: keys may have been revoked."""
 
 
 class Ask:

@@ -22,6 +22,8 @@ import uvloop
 from fastroute._core._candidates_gates import MAX_ENDPOINTS
 from fastroute._core.counters import ATOMIC, Segment
 from fastroute._core.limits import Moment, Table, read_boot_id
+from fastroute.auth.publish import repair
+from fastroute.auth.store import KeyStoreError
 from fastroute.build import identities
 from fastroute.clock import SYSTEM_CLOCK, sleep
 from fastroute.config.schema import Config, Server
@@ -93,6 +95,7 @@ class Supervisor:
         server = self._config.server
         lock_fd = _lock_state_dir(server.state_dir)
         _try_access_log(server.access_log)
+        _publish_keys(server.state_dir)
         data = _bind(server.host, server.port, server.backlog)
         admin = _bind(server.admin.host, server.admin_port, 128)
         segment_path = os.path.join(server.state_dir, "segment")
@@ -327,6 +330,14 @@ def _try_access_log(path: str | None) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
     except OSError as error:
         raise ServeError(f"cannot write the access log {path}: {error.strerror or error}") from None
+
+
+def _publish_keys(state_dir: str) -> None:
+    """Publish virtual keys that were committed and not published; workers read nothing else."""
+    try:
+        repair(state_dir, SYSTEM_CLOCK.wall_ns)
+    except KeyStoreError as error:
+        log.error("%s; the virtual keys stay as they were published", error)
 
 
 def _lock_state_dir(state_dir: str) -> int:

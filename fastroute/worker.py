@@ -16,6 +16,8 @@ from fastroute._core.counters import Segment
 from fastroute._core.limits import Limiter, Table
 from fastroute.admission import Admission
 from fastroute.app import App
+from fastroute.auth.published import PublishedKeys
+from fastroute.auth.watch import KeyWatch
 from fastroute.billing.boot import allocate_boot
 from fastroute.billing.journal import JournalWriter
 from fastroute.billing.segments import journal_directory
@@ -87,9 +89,10 @@ class _Worker:
         rng = system_rng()
         counts = self._inherited.tally.row(self._slot)
         limiter = Limiter(Table.open(self._inherited.limits_path), self._slot)
-        around = Surroundings(
-            loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ, counts, limiter
-        )
+        keys = PublishedKeys(config.server.state_dir, self._segment)
+        keys.refresh()
+        random_bits = partial(rng.getrandbits, 64)
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, random_bits, os.environ, counts, limiter, keys)
         limits = config.server.limits
         access = _open_access_log(config, loop)
         handout = self._inherited.handout
@@ -127,12 +130,15 @@ class _Worker:
         self._watch_signals(loop, listener, watch)
         self._watch_channel(loop, gateway, watch, around)
         weighing.start()
+        key_watch = KeyWatch(loop, keys, lambda: gateway.snapshot.heads.forget())
+        key_watch.start()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await listener.serve()
         weighing.stop()
+        key_watch.stop()
         if self._closing is not None:
             self._closing.cancel()
         for transport in gateway.snapshot.transports.values():

@@ -1,8 +1,8 @@
 """The admin listener's ASGI application: probes, and the calls of the admin API."""
 
 import hmac
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -17,16 +17,37 @@ _JSON: Final = (b"content-type", b"application/json")
 Call = Callable[[bytes], object]
 
 
+class Asked(NamedTuple):
+    """A call about the members of a collection. rest: the path below that of the collection, "" for itself."""
+
+    method: str
+    rest: bytes
+    query: bytes
+    body: bytes
+
+
+#: Answers a call about a collection with status and JSON document. Raises GatewayError.
+Collection = Callable[[Asked], Awaitable[tuple[int, object]]]
+
+
 class AdminApp:
     """ASGI application of the control plane.
 
-    key: the admin bearer token, None if no admin call is allowed. calls: by path, then by method.
+    key: the admin bearer token, None if no admin call is allowed. calls: by path, then by method. collections: by the
+    path that theirs begin with.
     """
 
-    def __init__(self, key: str | None, ready: Callable[[], bool], calls: Mapping[bytes, Mapping[str, Call]]) -> None:
+    def __init__(
+        self,
+        key: str | None,
+        ready: Callable[[], bool],
+        calls: Mapping[bytes, Mapping[str, Call]],
+        collections: Mapping[bytes, Collection],
+    ) -> None:
         self.key = key.encode() if key is not None else None
         self._ready = ready
         self._calls = calls
+        self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -50,6 +71,10 @@ class AdminApp:
             return (200 if well else 503), {"ready": well}
         if path.startswith(b"/admin/") and not self._allowed(downstream):
             raise GatewayError(401, "invalid_api_key", "missing or unknown admin key")
+        for top, collection in self._collections.items():
+            if path == top or path.startswith(top + b"/"):
+                body = await downstream.read_body(-1, MAX_BODY_BYTES)
+                return await collection(Asked(downstream.method, path[len(top) + 1 :], downstream.query, body))
         methods = self._calls.get(path)
         if methods is None:
             raise GatewayError(404, "not_found", "unknown path")

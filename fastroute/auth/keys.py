@@ -8,15 +8,17 @@ import fnmatch
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
+from fastroute.auth.published import StoredKey
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Principal
 
 MAX_KEY_BYTES: Final = 4096
-
+#: Principals of stored keys that are kept ready, per worker.
+MAX_RECENT: Final = 4096
 
 ANONYMOUS: Final = Principal("anonymous", "default")
 
@@ -34,24 +36,82 @@ def model_pattern(globs: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(fnmatch.translate(glob) for glob in patterns))
 
 
-class KeyTable:
-    """Immutable set of known keys. An empty table is an open gateway: everybody is `anonymous`."""
+class Stored(Protocol):
+    """Keys that were made at run time."""
 
-    def __init__(self, principals: dict[bytes, Principal], anonymous: Principal = ANONYMOUS) -> None:
+    @property
+    def closed(self) -> bool:
+        """Return whether callers need a key."""
+
+    def find(self, known: bytes) -> StoredKey | None:
+        """Return the key with a digest."""
+
+
+class KeyTable:
+    """The known keys of one configuration, and beside them those made at run time.
+
+    principals: of the configuration's keys, by digest. stored: the others; None for none. make: returns the principal
+    of one of those. wall_ns: what they expire by.
+
+    Without any key the gateway is open: everybody is `anonymous`. It is so no longer once a first key was made at run
+    time, and stays closed when that one is revoked.
+    """
+
+    def __init__(
+        self,
+        principals: dict[bytes, Principal],
+        anonymous: Principal = ANONYMOUS,
+        stored: Stored | None = None,
+        make: Callable[[StoredKey], Principal] | None = None,
+        wall_ns: Callable[[], int] | None = None,
+    ) -> None:
         self._anonymous = anonymous
         self._principals = {key: (key, principal) for key, principal in principals.items()}
-        self.open = not principals
+        self._stored = stored
+        self._make = make
+        self._wall_ns = wall_ns
+        self._recent: dict[bytes, Principal] = {}
 
     def __len__(self) -> int:
         return len(self._principals)
+
+    @property
+    def open(self) -> bool:
+        """Return whether callers need no key."""
+        return not self._principals and (self._stored is None or not self._stored.closed)
 
     def find(self, key: bytes) -> Principal | None:
         """Return the principal of a presented key, None if it is unknown."""
         presented = digest(key)
         found = self._principals.get(presented)
-        if found is None or not hmac.compare_digest(found[0], presented):
+        if found is None:
+            return self._find_stored(presented)
+        if not hmac.compare_digest(found[0], presented):
             return None
         return found[1]
+
+    def expired(self, principal: Principal) -> bool:
+        """Return whether a caller's key has expired."""
+        return principal.until_ns != 0 and self._wall_ns is not None and self._wall_ns() >= principal.until_ns
+
+    def forget(self) -> None:
+        """Look every key that was made at run time up again: one may have been revoked."""
+        self._recent.clear()
+
+    def _find_stored(self, presented: bytes) -> Principal | None:
+        principal = self._recent.get(presented)
+        if principal is not None:
+            return principal
+        if self._stored is None or self._make is None:
+            return None
+        found = self._stored.find(presented)
+        if found is None:
+            return None
+        if len(self._recent) >= MAX_RECENT:
+            # Whoever still calls is soon known again.
+            self._recent.clear()
+        principal = self._recent[presented] = self._make(found)
+        return principal
 
     def identify(self, fields: Mapping[bytes, bytes], query: bytes) -> Principal:
         """Return the caller, by header fields or query. Raises GatewayError 401, whatever was wrong."""
@@ -68,7 +128,7 @@ class KeyTable:
         if not key or len(key) > MAX_KEY_BYTES:
             raise _unauthorized()
         principal = self.find(key)
-        if principal is None:
+        if principal is None or self.expired(principal):
             raise _unauthorized()
         return principal
 

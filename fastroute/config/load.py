@@ -94,11 +94,17 @@ def with_overrides(
     return changed
 
 
-def refuse_open(config: Config) -> str | None:
-    """Return why `config` must not be served: a listener beyond this machine that asks for no credential."""
+def refuse_open(config: Config, *, closed: bool = False) -> str | None:
+    """Return why `config` must not be served: a listener beyond this machine that asks for no credential.
+
+    closed: callers need one even if the configuration has no keys.
+    """
     server = config.server
-    if not is_loopback(server.host) and not config.auth.keys:
-        return f"refusing to listen on {server.host} without keys: add auth.keys, or listen on 127.0.0.1"
+    if not is_loopback(server.host) and not config.auth.keys and not closed:
+        return (
+            f"refusing to listen on {server.host} without keys: add auth.keys, make one with `fastroute keys create`,"
+            " or listen on 127.0.0.1"
+        )
     if not is_loopback(server.admin.host) and server.admin.key is None:
         return f"refusing to serve the admin API on {server.admin.host} without server.admin.key"
     return None

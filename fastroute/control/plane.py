@@ -18,6 +18,7 @@ from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
 from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import SYSTEM_CLOCK, system_rng
+from fastroute.control.keys import KeyKeeper
 from fastroute.downstream.listener import Listener
 from fastroute.handout import Handout
 from fastroute.routing.explain import Document
@@ -47,7 +48,13 @@ class ControlPlane:
             b"/admin/v1/explain": {"POST": self._explain},
             b"/admin/v1/rules": {"GET": self._rules},
         }
-        self._app = AdminApp(key.reveal() if key else None, lambda: segment.word(DRAINING) == 0, calls)
+        self._keys = KeyKeeper(config, SYSTEM_CLOCK.wall_ns)
+        self._app = AdminApp(
+            key.reveal() if key else None,
+            lambda: segment.word(DRAINING) == 0,
+            calls,
+            {b"/admin/v1/keys": self._keys.answer},
+        )
         self._socket = admin_socket
         self._prober: Any = None
 
@@ -73,6 +80,7 @@ class ControlPlane:
         """Go by another configuration from now on, except for what belongs to the server."""
         self._handout = handout
         self._snapshot = None
+        self._keys.configure(handout.config)
         self._probe()
 
     def _probe(self) -> None:
@@ -105,7 +113,9 @@ class ControlPlane:
         )
         self._probe()
         serving = asyncio.create_task(listener.serve())
+        keeping = asyncio.create_task(self._keys.run(stop))
         await self._ingestor.run(stop, INGEST_INTERVAL_S)
+        await keeping
         if self._prober is not None:
             await self._prober.close()
         listener.stop()

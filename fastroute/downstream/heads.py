@@ -2,7 +2,8 @@
 
 An SDK sends the same fields with every request. They are checked, authenticated and turned into the lines that go
 upstream the first time; after that the whole set is recognised by one dictionary lookup, exactly, byte for byte. Only
-sets that were let in are remembered, for the life of one snapshot, up to `MAX_KNOWN_HEADS`.
+sets that were let in are remembered, for the life of one snapshot, up to `MAX_KNOWN_HEADS`; and none of them once a
+virtual key was made or revoked.
 """
 
 import re
@@ -54,6 +55,8 @@ class HeadReader:
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
         self._known: dict[bytes, Head] = {}
+        # Of callers whose key expires: these are asked for every time.
+        self._passing: dict[bytes, Head] = {}
 
     def read(self, headers: list[Header], query: bytes) -> tuple[Head, int]:
         """Return (head, declared length or -1). Raises GatewayError 400, 401, 415, 417 or 431."""
@@ -61,14 +64,27 @@ class HeadReader:
         cacheable = b"key=" not in query
         head = self._known.get(key) if cacheable else None
         if head is None:
-            head = self._read(headers, query, len(key))
-            if cacheable and not head.ours:
-                self._remember(key, head)
+            head = self._unknown(headers, query, key, cacheable)
         if length < 0:
             self._check_length(length, head.fields)
         elif b"transfer-encoding" in head.fields:
             raise _ambiguous()
         return head, length
+
+    def forget(self) -> None:
+        """Read every head anew, because a key may have been revoked."""
+        self._known.clear()
+        self._passing.clear()
+        self._keys.forget()
+
+    def _unknown(self, headers: list[Header], query: bytes, key: bytes, cacheable: bool) -> Head:
+        head = self._passing.get(key) if cacheable else None
+        if head is not None and not self._keys.expired(head.principal):
+            return head
+        head = self._read(headers, query, len(key))
+        if cacheable and not head.ours:
+            self._remember(key, head)
+        return head
 
     def _read(self, headers: list[Header], query: bytes, size: int) -> Head:
         if len(headers) > self._max_headers or size > self._max_header_bytes:
@@ -82,10 +98,11 @@ class HeadReader:
         return Head(principal, fields, request_head(headers, self._drop), ours)
 
     def _remember(self, key: bytes, head: Head) -> None:
-        if len(self._known) >= MAX_KNOWN_HEADS:
+        known = self._passing if head.principal.until_ns else self._known
+        if len(known) >= MAX_KNOWN_HEADS:
             # Clients that vary their fields gain nothing from this; those that do not are soon known again.
-            self._known.clear()
-        self._known[key] = head
+            known.clear()
+        known[key] = head
 
     def _check_length(self, length: int, fields: Fields) -> None:
         coding = fields.get(b"transfer-encoding")

@@ -90,3 +90,49 @@ def test_several_lines_of_a_wish_are_one_list() -> None:
     more = [(b"x-fastroute-exclude", b"a"), (b"x-other", b"1"), (b"x-fastroute-exclude", b"b, c"), (b"x-other", b"2")]
     fields = reader().read(head(b"sk-alice", *more), b"")[0].fields
     assert (fields[b"x-fastroute-exclude"], fields[b"x-other"]) == (b"a,b, c", b"2")
+
+
+def test_forgotten_heads_are_authenticated_anew() -> None:
+    principals = {digest(b"sk-alice"): ALICE}
+    keys = KeyTable(principals)
+    heads = HeadReader(keys, REQUEST_DROP, OUR_FIELDS, 100, 32_768)
+    heads.read(head(), b"")
+    keys._principals.clear()
+    keys._stored = Closed()
+    assert heads.read(head(), b"")[0].principal is ALICE
+    heads.forget()
+    with pytest.raises(GatewayError) as caught:
+        heads.read(head(), b"")
+    assert caught.value.status == 401
+
+
+class Closed:
+    closed = True
+
+    def find(self, known: bytes) -> None:
+        return None
+
+
+def test_a_remembered_head_ends_with_its_key() -> None:
+    wall = [0]
+    passing = Principal("guest", "g", until_ns=1000)
+    keys = KeyTable({digest(b"sk-alice"): ALICE, digest(b"sk-guest"): passing}, wall_ns=lambda: wall[0])
+    heads = HeadReader(keys, REQUEST_DROP, OUR_FIELDS, 100, 32_768)
+    first = heads.read(head(b"sk-guest"), b"")[0]
+    wall[0] = 999
+    assert heads.read(head(b"sk-guest"), b"")[0] is first
+    for now in (1000, 5000):
+        wall[0] = now
+        with pytest.raises(GatewayError) as caught:
+            heads.read(head(b"sk-guest"), b"")
+        assert caught.value.status == 401
+    assert heads.read(head(), b"")[0].principal is ALICE
+
+
+def test_heads_of_keys_that_expire_are_bounded_too() -> None:
+    keys = KeyTable({digest(b"sk-guest"): Principal("guest", "g", until_ns=1000)}, wall_ns=lambda: 0)
+    heads = HeadReader(keys, REQUEST_DROP, OUR_FIELDS, 100, 32_768)
+    for number in range(MAX_KNOWN_HEADS + 10):
+        heads.read(head(b"sk-guest", (b"traceparent", b"%d" % number)), b"")
+    assert len(heads._passing) <= MAX_KNOWN_HEADS
+    assert not heads._known

@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 # The same names as fastroute._core._switch.COMPILED_MODULES; tests/unit/test_build.py holds them together.
 CORE_MODULES = (
+    "adaptive",
     "affinity",
     "attempts",
     "bandit",

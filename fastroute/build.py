@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
+from fastroute._core.adaptive import Adaptive
 from fastroute._core.attempts import Attempts, Policy
 from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
@@ -28,6 +29,7 @@ from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.limits.adaptive import build_adaptive
 from fastroute.limits.callers import LimitBook
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
 from fastroute.routing.pool import Pool
@@ -120,7 +122,9 @@ def build_snapshot(
         _endpoint(row, spec, transports[_transport_key(spec.provider)], config, book)
         for row, spec in zip(rows, specs, strict=True)
     )
-    routes = _Routes(config, specs, endpoints, around, book).table()
+    providers = [spec.provider for spec in specs]
+    adaptive = build_adaptive(around.segment, zip(rows, providers, strict=True))
+    routes = _Routes(config, specs, endpoints, around, book, adaptive).table()
     planner = _planner(config, routes, compile_rules(config, routes.names, rule_slots, around.rule_counts))
     if previous is not None:
         _adopt(planner, previous.planner)
@@ -136,7 +140,7 @@ def build_snapshot(
         ),
         routes=routes,
         planner=planner,
-        attempts=build_attempts(config, around.segment),
+        attempts=build_attempts(config, around.segment, adaptive),
         endpoints=endpoints,
         transports=transports,
         dialects=DIALECTS,
@@ -151,8 +155,8 @@ def build_snapshot(
     )
 
 
-def build_attempts(config: Config, segment: Segment) -> Attempts:
-    """Return the admission to endpoints, by the breaker of the configuration."""
+def build_attempts(config: Config, segment: Segment, adaptive: Adaptive | None = None) -> Attempts:
+    """Return the admission to endpoints, by the breaker of the configuration. adaptive: learns from every attempt."""
     breaker = config.routing.breaker
     policy = Policy(
         failure_threshold=breaker.failure_threshold,
@@ -166,7 +170,7 @@ def build_attempts(config: Config, segment: Segment) -> Attempts:
         slow_start_ms=breaker.slow_start_ms,
         decay_ms=config.routing.options.ewma_decay_ms,
     )
-    return Attempts(segment, policy)
+    return Attempts(segment, policy, adaptive)
 
 
 def _planner(config: Config, routes: RouteTable, rules: RuleTable) -> Planner:
@@ -336,12 +340,14 @@ class _Routes:
         endpoints: tuple[Endpoint, ...],
         around: Surroundings,
         book: LimitBook | None,
+        adaptive: Adaptive | None,
     ) -> None:
         self._book = book
         self._config = config
         self._specs = specs
         self._endpoints = endpoints
         self._around = around
+        self._adaptive = adaptive
         self._by_route = {route.model: route for route in config.routes}
         self._providers = provider_numbers(config)
         self._regions = region_numbers(config)
@@ -420,6 +426,7 @@ class _Routes:
             input_prices=[_price(endpoint.card, "input") for endpoint in endpoints],
             output_prices=[_price(endpoint.card, "output") for endpoint in endpoints],
             half_open_max_calls=self._config.routing.breaker.half_open_max_calls,
+            adaptive=self._adaptive,
         )
         info = PoolInfo(
             self._around.segment,

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
+from fastroute._core.ratelimit import read_allowance
 from fastroute._core.sse import StreamMeter
 from fastroute.admission import Admission, is_limited
 from fastroute.attempt import Attempt, Held, close_exchange, encode
@@ -402,6 +403,10 @@ class Gateway:
         attempt.first = first
         attempt.first_byte_ns = now
         attempt.outcome = snapshot.classifier.status(exchange.status)
+        if snapshot.attempts.adaptive is not None:
+            allowance = read_allowance(exchange.headers, self._wall() // 1_000_000)
+            if allowance is not None:
+                attempt.allowed(allowance, now // 1_000_000)
 
     async def _collect(self, exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
         """Read a whole answer. (None, None): it proved larger than `limit`, what came so far is in `ctx.first`."""

@@ -5,8 +5,10 @@ from libc.math cimport exp
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from fastroute._core._adaptive_c cimport Adaptive
 from fastroute._core._counters_c cimport Segment
 
+from fastroute._core._adaptive_rules import same_segment
 from fastroute._core._attempts_rules import Policy, checked
 
 cdef extern from "_atomics.h":
@@ -43,6 +45,7 @@ cdef enum:
     FULL = 0xFFFFF
     SATURATED = 0xFFFF
     GENERATIONS = 0x3FFF
+    MARK_SHIFT = 16
     MAX_TRIPS = 16
     MAX_HINT_MS = 300000
     PROBE_LOST_MS = 60000
@@ -58,13 +61,16 @@ cdef class Attempts:
     """Admission to endpoints and the one record of each attempt's end. Times are monotonic milliseconds."""
 
     cdef readonly object policy
+    cdef readonly Adaptive adaptive
     cdef Segment _segment
     cdef int64_t _failure_threshold, _success_threshold, _timeout_ms, _half_open_max_calls, _min_requests
     cdef int64_t _window_ms, _max_timeout_ms, _decay_ms, _penalty_ms, _bucket_ms
     cdef double _failure_rate
 
-    def __cinit__(self, Segment segment not None, policy=Policy()):
-        """Raises ValueError for a policy out of bounds."""
+    def __cinit__(self, Segment segment not None, policy=Policy(), Adaptive adaptive=None):
+        """Raises ValueError for a policy out of bounds, and for limits of another segment."""
+        same_segment(adaptive, segment)
+        self.adaptive = adaptive
         self.policy = checked(policy)
         self._segment = segment
         self._failure_threshold = policy.failure_threshold
@@ -84,14 +90,13 @@ cdef class Attempts:
         self._check(worker, row)
         cdef int64_t ticket = self._admit(row, now_ms)
         if ticket >= 0:
-            self._count_in(worker, row, work)
+            ticket |= self._count_in(worker, row, work, now_ms)
         return ticket
 
     def enter_anyway(self, Py_ssize_t worker, Py_ssize_t row, int64_t work, int64_t now_ms):
         """Count an attempt in that no breaker is asked about, nor told of."""
         self._check(worker, row)
-        self._count_in(worker, row, work)
-        return 2
+        return 2 | self._count_in(worker, row, work, now_ms)
 
     def first_token(self, Py_ssize_t worker, Py_ssize_t row, int64_t work, double cost_ms, int64_t now_ms):
         """Give back the part of the work that the first token ends, and note what that token took (-1: nothing)."""
@@ -99,17 +104,21 @@ cdef class Attempts:
         fr_add(self._segment.c_own(worker, row, WORK), -work)
         if cost_ms >= 0.0:
             self._observe(row, cost_ms, now_ms, False)
+            if self.adaptive is not None:
+                self.adaptive.c_first_token(row, cost_ms, now_ms)
 
     def leave(self, Py_ssize_t worker, Py_ssize_t row, int64_t ticket, int verdict, double cost_ms, int64_t now_ms,
               bits, int64_t hint_ms, int64_t work):
         """Count an attempt out and record how it ended; see the pure half."""
         cdef uint64_t random = _low_64(bits)
         self._check(worker, row)
+        if hint_ms > MAX_HINT_MS:
+            hint_ms = MAX_HINT_MS
+        if self.adaptive is not None:
+            self.adaptive.c_leave(row, ticket >> MARK_SHIFT, verdict, cost_ms, hint_ms, now_ms)
         fr_add(self._segment.c_own(worker, row, IN_FLIGHT), -1)
         fr_add(self._segment.c_own(worker, row, WORK), -work)
         fr_add(self._segment.c_own(worker, row, REQUESTS), 1)
-        if hint_ms > MAX_HINT_MS:
-            hint_ms = MAX_HINT_MS
         if verdict == OK:
             self._count(row, 1 << 20, now_ms)
             if cost_ms >= 0.0:
@@ -156,9 +165,11 @@ cdef class Attempts:
 
     # --- in
 
-    cdef void _count_in(self, Py_ssize_t worker, Py_ssize_t row, int64_t work) noexcept:
+    cdef int64_t _count_in(self, Py_ssize_t worker, Py_ssize_t row, int64_t work, int64_t now_ms) noexcept:
+        """Count an attempt in; return its mark where a ticket has it."""
         fr_add(self._segment.c_own(worker, row, IN_FLIGHT), 1)
         fr_add(self._segment.c_own(worker, row, WORK), work)
+        return self.adaptive.c_enter(row, now_ms) << MARK_SHIFT if self.adaptive is not None else 0
 
     cdef int64_t _admit(self, Py_ssize_t row, int64_t now_ms) noexcept:
         cdef int64_t lost_ms = self._timeout_ms if self._timeout_ms > PROBE_LOST_MS else PROBE_LOST_MS
@@ -202,7 +213,7 @@ cdef class Attempts:
     cdef void _judge(self, Py_ssize_t row, int64_t ticket, int verdict, int64_t hint_ms, int64_t now_ms,
                      uint64_t bits) noexcept:
         cdef uint64_t word = self._load(row, BREAKER)
-        if <int64_t>(word >> 10 & GENERATIONS) != ticket >> 2:
+        if <int64_t>(word >> 10 & GENERATIONS) != (ticket >> 2 & GENERATIONS):
             return
         if (word & 3) == CLOSED:
             self._judge_closed(row, word, verdict, now_ms, bits)
@@ -229,7 +240,7 @@ cdef class Attempts:
         cdef uint64_t word, probes
         while True:
             word = self._load(row, BREAKER)
-            if <int64_t>(word >> 10 & GENERATIONS) != ticket >> 2 or (word & 3) != HALF_OPEN:
+            if <int64_t>(word >> 10 & GENERATIONS) != (ticket >> 2 & GENERATIONS) or (word & 3) != HALF_OPEN:
                 return
             if verdict == FAILED or verdict == RATE_LIMITED:
                 if self._open(row, word, hint_ms, now_ms, bits):

@@ -10,6 +10,8 @@ import math
 import struct
 from typing import Final
 
+from fastroute._core._adaptive_py import Adaptive
+from fastroute._core._adaptive_rules import same_segment
 from fastroute._core._attempts_rules import (
     CLOSED,
     DEFAULT_POLICY,
@@ -17,6 +19,7 @@ from fastroute._core._attempts_rules import (
     FORGOTTEN_MS,
     HALF_OPEN,
     JITTER,
+    MARK_SHIFT,
     MAX_AHEAD_MS,
     MAX_HINT_MS,
     MAX_SATURATED,
@@ -58,9 +61,11 @@ _CELL: Final = struct.Struct("=If")
 class Attempts:
     """Admission to endpoints and the one record of each attempt's end. Times are monotonic milliseconds."""
 
-    def __init__(self, segment: Segment, policy: Policy = DEFAULT_POLICY) -> None:
-        """Raises ValueError for a policy out of bounds."""
+    def __init__(self, segment: Segment, policy: Policy = DEFAULT_POLICY, adaptive: Adaptive | None = None) -> None:
+        """Raises ValueError for a policy out of bounds, and for limits of another segment."""
         self.policy = checked(policy)
+        same_segment(adaptive, segment)
+        self.adaptive = adaptive
         self._segment = segment
         self._bucket_ms = max(1, policy.window_ms // WINDOW_BUCKETS)
 
@@ -68,19 +73,20 @@ class Attempts:
         """Admit an attempt and count it in; return its ticket, -1 if the breaker refuses it (nothing is counted)."""
         ticket = self._admit(row, now_ms)
         if ticket >= 0:
-            self._count_in(worker, row, work)
+            ticket |= self._count_in(worker, row, work, now_ms)
         return ticket
 
     def enter_anyway(self, worker: int, row: int, work: int, now_ms: int) -> int:
         """Count an attempt in that no breaker is asked about, nor told of."""
-        self._count_in(worker, row, work)
-        return 2
+        return 2 | self._count_in(worker, row, work, now_ms)
 
     def first_token(self, worker: int, row: int, work: int, cost_ms: float, now_ms: int) -> None:
         """Give back the part of the work that the first token ends, and note what that token took (-1: nothing)."""
         self._segment.add(worker, row, WORK, -work)
         if cost_ms >= 0.0:
             self._observe(row, cost_ms, now_ms, False)
+            if self.adaptive is not None:
+                self.adaptive.first_token(row, cost_ms, now_ms)
 
     def leave(
         self,
@@ -100,10 +106,12 @@ class Attempts:
         left alone, 0 if it did not say. bits: 64 random bits.
         """
         segment = self._segment
+        hint_ms = min(hint_ms, MAX_HINT_MS)
+        if self.adaptive is not None:
+            self.adaptive.leave(row, ticket >> MARK_SHIFT, verdict, cost_ms, hint_ms, now_ms)
         segment.add(worker, row, IN_FLIGHT, -1)
         segment.add(worker, row, WORK, -work)
         segment.add(worker, row, REQUESTS, 1)
-        hint_ms = min(hint_ms, MAX_HINT_MS)
         if verdict == OK:
             self._count(row, 1 << 20, now_ms)
             if cost_ms >= 0.0:
@@ -143,9 +151,11 @@ class Attempts:
 
     # --- in
 
-    def _count_in(self, worker: int, row: int, work: int) -> None:
+    def _count_in(self, worker: int, row: int, work: int, now_ms: int) -> int:
+        """Count an attempt in; return its mark where a ticket has it."""
         self._segment.add(worker, row, IN_FLIGHT, 1)
         self._segment.add(worker, row, WORK, work)
+        return self.adaptive.enter(row, now_ms) << MARK_SHIFT if self.adaptive is not None else 0
 
     def _admit(self, row: int, now_ms: int) -> int:
         lost_ms = max(PROBE_LOST_MS, self.policy.timeout_ms)
@@ -185,7 +195,7 @@ class Attempts:
     def _judge(self, row: int, ticket: int, verdict: int, hint_ms: int, now_ms: int, bits: int) -> None:
         """Move the breaker. A result of another generation than the present one comes too late to matter."""
         word = self._load(row, BREAKER)
-        if word >> 10 & 0x3FFF != ticket >> 2:
+        if word >> 10 & 0x3FFF != ticket >> 2 & 0x3FFF:
             return
         if word & 3 == CLOSED:
             self._judge_closed(row, word, verdict, now_ms, bits)
@@ -208,7 +218,7 @@ class Attempts:
         well = self._add_success(row) if verdict == OK else 0
         while True:
             word = self._load(row, BREAKER)
-            if word >> 10 & 0x3FFF != ticket >> 2 or word & 3 != HALF_OPEN:
+            if word >> 10 & 0x3FFF != ticket >> 2 & 0x3FFF or word & 3 != HALF_OPEN:
                 return
             if verdict in (FAILED, RATE_LIMITED):
                 if self._open(row, word, hint_ms, now_ms, bits):

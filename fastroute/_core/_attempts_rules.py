@@ -22,6 +22,8 @@ OPEN: Final = 1
 HALF_OPEN: Final = 2
 
 REFUSED: Final = -1
+#: From this bit on, a ticket has the mark that `adaptive` has given; below are generation:14, uncounted:1, probe:1.
+MARK_SHIFT: Final = 16
 
 #: A provider's wish to be left alone is believed up to this long.
 MAX_HINT_MS: Final = 300_000

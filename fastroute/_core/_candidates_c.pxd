@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from fastroute._core._adaptive_c cimport Adaptive
 from fastroute._core._counters_c cimport Segment
 
 
@@ -35,6 +36,7 @@ cdef struct Place:
 cdef class Candidates:
     cdef readonly Py_ssize_t size
     cdef readonly Segment segment
+    cdef readonly Adaptive adaptive
     cdef readonly bint panicking
     cdef readonly bint on_trial
     cdef readonly double max_weight
@@ -45,7 +47,7 @@ cdef class Candidates:
     cdef Place *c_places
     cdef int64_t _slow_start_ms
     cdef int64_t _half_open_max_calls
-    cdef int64_t _removed[16]
+    cdef int64_t _removed[17]
     cdef uint64_t _regions
     cdef double _max_cost
     cdef Py_ssize_t _tried[64]

@@ -6,8 +6,10 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
+from fastroute._core._adaptive_c cimport Adaptive
 from fastroute._core._counters_c cimport Segment
 
+from fastroute._core._adaptive_rules import same_segment
 from fastroute._core._candidates_gates import checked_factor, checked_region, checked_row, same_length
 
 cdef extern from "_atomics.h":
@@ -28,7 +30,8 @@ cdef enum:
     QUOTA = 13
     BREAKER = 14
     COOLDOWN = 15
-    GATES = 16
+    FULL = 16
+    GATES = 17
     BREAKER_CELL = 0
     COOLDOWN_UNTIL_MS = 2
     KEY_STATE = 4
@@ -41,6 +44,7 @@ cdef enum:
     HALF_OPEN = 2
     # A request is tried at no more endpoints than this.
     PROBE_WAIT_MS = 1000
+    FULL_WAIT_MS = 1000
     MAX_TRIED = 64
 
 cdef double SLOW_START_FLOOR = 0.1
@@ -60,13 +64,16 @@ cdef class Candidates:
     """Endpoints and, after `gate`, those of them that a request may go to; see the pure half."""
 
     def __cinit__(self, Segment segment not None, rows, weights, *, ranks, providers, regions, capabilities,
-                  context_windows, max_outputs, input_prices, output_prices, half_open_max_calls=1):
+                  context_windows, max_outputs, input_prices, output_prices, half_open_max_calls=1,
+                  Adaptive adaptive=None):
         """Take what the pure half takes, and raise what it raises."""
         cdef Py_ssize_t i
         cdef Place *place
         self.size = same_length(rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs,
                                 input_prices, output_prices)
         self.segment = segment
+        same_segment(adaptive, segment)
+        self.adaptive = adaptive
         self._half_open_max_calls = half_open_max_calls
         self.c_places = <Place *>PyMem_Calloc(self.size + 1, sizeof(Place))
         self.c_positions = <Py_ssize_t *>PyMem_Calloc(self.size + 1, sizeof(Py_ssize_t))
@@ -135,7 +142,7 @@ cdef class Candidates:
         return PASSED
 
     def gate(self, Need need not None):
-        """Find the candidates of the best order and rank that have any; return their number."""
+        """Find the candidates of the best order and rank, those with headroom first; return their number."""
         cdef Py_ssize_t passed, waiting, fit
         self._take(need)
         self.panicking = False
@@ -205,7 +212,9 @@ cdef class Candidates:
             if fate != PASSED:
                 self._removed[fate] += 1
                 if fate >= KEY:
-                    if fate == COOLDOWN:
+                    if fate == FULL:
+                        at_ms = need.now_ms + FULL_WAIT_MS
+                    elif fate == COOLDOWN:
                         at_ms = fr_load(self.segment.c_cell(self.c_places[i].row, COOLDOWN_UNTIL_MS))
                     elif fate < BREAKER:
                         at_ms = fr_load(self.segment.c_cell(
@@ -218,7 +227,9 @@ cdef class Candidates:
                 continue
             passed += 1
             group = (<int64_t>order[self.c_places[i].provider] if order != NULL else 1) << 32
-            group |= self.c_places[i].rank
+            group = (group | self.c_places[i].rank) << 2
+            if self.adaptive is not None:
+                group |= self.adaptive.c_headroom(self.c_places[i].row, need.now_ms)
             if best < 0 or group < best:
                 best = group
                 self.c_count = 0
@@ -265,6 +276,8 @@ cdef class Candidates:
                     return BREAKER
         if fr_load(self.segment.c_cell(place.row, COOLDOWN_UNTIL_MS)) > need.now_ms:
             return COOLDOWN
+        if self.adaptive is not None and self.adaptive.c_full(place.row, need.now_ms):
+            return FULL
         return PASSED
 
     cdef int _channel(self, Py_ssize_t row, int64_t now_ms) noexcept:

@@ -23,6 +23,7 @@ MODEL: Final = 12
 QUOTA: Final = 13
 BREAKER: Final = 14
 COOLDOWN: Final = 15
+FULL: Final = 16
 
 GATE_NAMES: Final = (
     "",
@@ -41,6 +42,7 @@ GATE_NAMES: Final = (
     "quota",
     "breaker",
     "cooldown",
+    "concurrency",
 )
 
 MAX_ENDPOINTS: Final = 65_536

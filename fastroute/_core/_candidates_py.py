@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from fastroute._core._adaptive_py import Adaptive
+from fastroute._core._adaptive_rules import FULL_WAIT_MS, ROOMY, same_segment
 from fastroute._core._candidates_gates import (
     BREAKER,
     CAPABILITY,
@@ -10,6 +12,7 @@ from fastroute._core._candidates_gates import (
     COOLDOWN,
     COST,
     DRAINED,
+    FULL,
     GATE_NAMES,
     KEY,
     MODEL,
@@ -100,15 +103,18 @@ class Candidates:
         input_prices: Sequence[int],
         output_prices: Sequence[int],
         half_open_max_calls: int = 1,
+        adaptive: Adaptive | None = None,
     ) -> None:
-        """Raises ValueError for sequences of different lengths and for a region that is not 0..63, IndexError for a row
-        that is not in the segment.
+        """Raises ValueError for sequences of different lengths, for a region that is not 0..63 and for limits of
+        another segment, IndexError for a row that is not in the segment.
         """
         self.size = same_length(
             rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs, input_prices,
             output_prices,
         )  # fmt: skip
         self.segment = segment
+        same_segment(adaptive, segment)
+        self.adaptive = adaptive
         self.rows = [checked_row(row, segment.endpoints) for row in rows]
         self.weights = [float(weight) for weight in weights]
         self.max_weight = max(self.weights, default=0.0)
@@ -150,7 +156,9 @@ class Candidates:
         return max((gate for gate in range(_GATES) if self._removed[gate]), default=PASSED)
 
     def gate(self, need: Need) -> int:
-        """Find the candidates of the best order and rank that have any; return their number."""
+        """Find the candidates of the best order and rank that have any, those with headroom if there are such; return
+        their number.
+        """
         self._slow_start_ms = need.slow_start_ms
         self.panicking = False
         passed = self._through(need)
@@ -185,7 +193,7 @@ class Candidates:
         self.retry_at_ms = 0
         self.on_trial = False
         positions: list[int] = []
-        best: tuple[int, int] | None = None
+        best: tuple[int, int, int] | None = None
         passed = 0
         for position in range(self.size):
             fate = self._fate(position, need)
@@ -196,7 +204,9 @@ class Candidates:
                 continue
             passed += 1
             order = need.order[self._providers[position]] if need.order is not None else 1
-            group = (order, self._ranks[position])
+            row = self.rows[position]
+            headroom = self.adaptive.headroom(row, need.now_ms) if self.adaptive is not None else ROOMY
+            group = (order, self._ranks[position], headroom)
             if best is None or group < best:
                 best = group
                 positions = []
@@ -232,8 +242,14 @@ class Candidates:
             return fate
         if not self.panicking and not self._admits(row, need.now_ms):
             return BREAKER
-        if self.segment.cell(row, COOLDOWN_UNTIL_MS) > need.now_ms:
+        return self._rests(row, need.now_ms)
+
+    def _rests(self, row: int, now_ms: int) -> int:
+        """Return the gate at which an endpoint that is well has had enough, PASSED if it has not."""
+        if self.segment.cell(row, COOLDOWN_UNTIL_MS) > now_ms:
             return COOLDOWN
+        if self.adaptive is not None and self.adaptive.full(row, now_ms):
+            return FULL
         return PASSED
 
     def _affordable(self, position: int, need: Need) -> bool:
@@ -271,7 +287,9 @@ class Candidates:
 
     def _note_return(self, position: int, fate: int, now_ms: int) -> None:
         row = self.rows[position]
-        if fate == COOLDOWN:
+        if fate == FULL:
+            at_ms = now_ms + FULL_WAIT_MS
+        elif fate == COOLDOWN:
             at_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
         elif fate < BREAKER:
             at_ms = self.segment.cell(row, KEY_STATE if fate == KEY else MODEL_STATE) >> 24

@@ -8,6 +8,7 @@ import importlib.util
 import os
 
 COMPILED_MODULES = (
+    "adaptive",
     "affinity",
     "attempts",
     "bandit",

@@ -7,6 +7,7 @@ between the threads that share one `Segment` object (the pure half: one writing 
 from typing import TYPE_CHECKING
 
 from fastroute._core._counters_file import (
+    ADAPTIVE,
     BANDIT,
     BANDIT_TIME_MS,
     BREAKER,
@@ -26,6 +27,11 @@ from fastroute._core._counters_file import (
     MODEL_SINCE_MS,
     MODEL_STATE,
     OUTPUT_TOKENS,
+    PACE,
+    QUOTA_REQUESTS,
+    QUOTA_REQUESTS_TIMES,
+    QUOTA_TOKENS,
+    QUOTA_TOKENS_TIMES,
     REQUESTS,
     SLOW_START_MS,
     SPARE_B,
@@ -43,6 +49,7 @@ else:
     from fastroute._core._counters_c import ATOMIC, Segment
 
 __all__ = [
+    "ADAPTIVE",
     "ATOMIC",
     "BANDIT",
     "BANDIT_TIME_MS",
@@ -63,6 +70,11 @@ __all__ = [
     "MODEL_SINCE_MS",
     "MODEL_STATE",
     "OUTPUT_TOKENS",
+    "PACE",
+    "QUOTA_REQUESTS",
+    "QUOTA_REQUESTS_TIMES",
+    "QUOTA_TOKENS",
+    "QUOTA_TOKENS_TIMES",
     "REQUESTS",
     "SLOW_START_MS",
     "SPARE_B",

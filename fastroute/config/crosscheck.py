@@ -18,6 +18,7 @@ from fastroute.config.references import check_references
 from fastroute.config.schema import ApiKey, Auth, Config, Provider, Server
 from fastroute.config.secret import Secret
 from fastroute.config.shape import Broken
+from fastroute.config.watching import AdaptiveLimit
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})\Z")
 _URL_UNUSABLE: Final = re.compile(r"[^\x21-\x7e]|[\\<>\"{}|^`]")
@@ -154,6 +155,7 @@ def _check_providers(config: Config, faults: Faults) -> None:
             faults.add((*path, "http2"), "needs transport: httpx")
         _check_provider_keys(path, provider, faults)
         _check_models(path, provider, faults)
+        _check_adaptive((*path, "adaptive"), provider.adaptive, faults)
         _check_headers((*path, "headers"), provider.headers, faults)
 
 
@@ -239,6 +241,18 @@ def _check_models(path: Path, provider: Provider, faults: Faults) -> None:
         if sent in seen:
             faults.add(where, f"is the same model as {show_path(seen[sent])}")
         seen.setdefault(sent, where)
+
+
+def _check_adaptive(path: Path, adaptive: AdaptiveLimit | None, faults: Faults) -> None:
+    if adaptive is None or isinstance(adaptive, Broken):
+        return
+    least, most, first = adaptive.min, adaptive.max, adaptive.initial
+    if isinstance(least, int) and isinstance(most, int) and most < least:
+        faults.add((*path, "max"), "must not be less than min")
+    elif isinstance(first, int) and isinstance(least, int) and first < least:
+        faults.add((*path, "initial"), "must not be less than min")
+    elif isinstance(first, int) and isinstance(most, int) and first > most:
+        faults.add((*path, "initial"), "must not be greater than max")
 
 
 def _check_headers(path: Path, headers: dict[str, Secret], faults: Faults) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, field
 
 from fastroute.config.secret import Secret
+from fastroute.config.watching import AdaptiveLimit, Probe
 from fastroute.interfaces import DialectName
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -211,14 +212,6 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     total_ms: Milliseconds = 600_000
 
 
-class Probe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An active health check: a GET that costs nothing, such as a self-hosted server's `/health`."""
-
-    path: Annotated[str, Meta(pattern=r"^/[^\s]{0,1023}\Z", extra={"form": "a path beginning with /"})] = "/health"
-    interval_ms: Milliseconds = 10_000
-    timeout_ms: Milliseconds = 2_000
-
-
 class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An account at a vendor. After loading, `base_url` is complete and canonical ("" for echo) and keys have ids."""
 
@@ -238,6 +231,7 @@ class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
     timeouts: Timeouts | None = None
     probe: Probe | None = None
+    adaptive: AdaptiveLimit | None = None
 
 
 class Fallback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastroute._core.counters import Segment
 from fastroute.admin.app import AdminApp, Call
 from fastroute.admin.explain import answer, read_question
+from fastroute.admin.limits import limits_document
 from fastroute.admin.rules import rules_document
 from fastroute.billing.ingest import Ingestor
 from fastroute.billing.segments import journal_directory
@@ -46,6 +47,7 @@ class ControlPlane:
         self._tally = tally
         calls: dict[bytes, dict[str, Call]] = {
             b"/admin/v1/explain": {"POST": self._explain},
+            b"/admin/v1/limits": {"GET": self._limits},
             b"/admin/v1/rules": {"GET": self._rules},
         }
         self._keys = KeyKeeper(config, SYSTEM_CLOCK.wall_ns)
@@ -58,15 +60,19 @@ class ControlPlane:
         self._socket = admin_socket
         self._prober: Any = None
 
-    def _explain(self, body: bytes) -> Document:
-        """Answer by a snapshot of this process: what it would choose now, by what all workers have seen."""
+    def _built(self) -> Snapshot:
+        """Return a snapshot of this process, which goes by what all workers have seen."""
         if self._snapshot is None:
             rng = system_rng()
             loop = asyncio.get_running_loop()
             around = Surroundings(loop, self._segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
             handout = self._handout
             self._snapshot = build_snapshot(handout.config, around, handout.generation, rows=handout.rows)
-        document = answer(read_question(body), self._handout.config, self._snapshot, SYSTEM_CLOCK)
+        return self._snapshot
+
+    def _explain(self, body: bytes) -> Document:
+        """Answer by what would be chosen now."""
+        document = answer(read_question(body), self._handout.config, self._built(), SYSTEM_CLOCK)
         matches = {rule["id"]: rule["matches"] for rule in self._rules(b"")["rules"]}
         document["rule_matches"] = {name: matches[name] for name in document["rules"]}
         return document
@@ -75,6 +81,10 @@ class ControlPlane:
         """Return the rules in force. body: of the call, which is not looked at."""
         handout = self._handout
         return rules_document(handout.config, handout.generation, handout.rule_slots, self._tally.total)
+
+    def _limits(self, body: bytes) -> dict[str, Any]:
+        """Return what has been learnt of the endpoints. body: of the call, which is not looked at."""
+        return limits_document(self._built(), SYSTEM_CLOCK.monotonic_ns() // 1_000_000)
 
     def reload(self, handout: Handout) -> None:
         """Go by another configuration from now on, except for what belongs to the server."""

@@ -16,7 +16,8 @@ import httpx
 
 from fastroute._core._attempts_rules import OPEN, Word, pack_word, unpack_word
 from fastroute._core.counters import BREAKER, Segment
-from fastroute.config.schema import Probe, Provider
+from fastroute.config.schema import Provider
+from fastroute.config.watching import Probe
 
 #: After this many failures in a row the provider is down.
 FAILURES: Final = 3

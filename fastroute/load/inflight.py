@@ -1,6 +1,8 @@
 """In-flight permits: the one object that counts an attempt in, and out again on whichever way it ends."""
 
+from fastroute._core._attempts_rules import MARK_SHIFT
 from fastroute._core.attempts import Attempts
+from fastroute.interfaces import Allowance
 
 
 class Permit:
@@ -25,6 +27,12 @@ class Permit:
         if self._held and 0 <= prefill < self._work:
             self._work -= prefill
             self._attempts.first_token(self._worker, self._row, prefill, cost_ms, now_ms)
+
+    def allowed(self, allowance: Allowance, now_ms: int) -> None:
+        """Note what the answer's header fields say of the quotas that this attempt was counted in."""
+        adaptive = self._attempts.adaptive
+        if adaptive is not None:
+            adaptive.learn(self._row, self._ticket >> MARK_SHIFT, allowance, now_ms)
 
     def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
         """Count the attempt out and record how it went; see `Attempts.leave`."""

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from fastroute._core._attempts_rules import FORGOTTEN_MS
 from fastroute._core._candidates_gates import GATE_NAMES, PASSED
+from fastroute._core.adaptive import describe
 from fastroute._core.attempts import Attempts
 from fastroute.errors import GatewayError
 from fastroute.interfaces import PROMPT_TOKENS_PER_UNIT
@@ -98,7 +99,13 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), plan.prompt_tokens),
         "estimated_cost_nano_usd": _cost(pool, at, plan.prompt_tokens, plan.output_tokens),
         **endpoint_state(attempts, endpoint.index, now_ms, reference_ms),
+        "adaptive": _adaptive(attempts, endpoint.index, now_ms),
     }
+
+
+def _adaptive(attempts: Attempts, row: int, now_ms: int) -> Document | None:
+    view = attempts.adaptive.view(row, now_ms) if attempts.adaptive is not None else None
+    return describe(view) if view is not None else None
 
 
 def endpoint_state(attempts: Attempts, row: int, now_ms: int, reference_ms: float) -> Document:

@@ -9,6 +9,7 @@ from fastroute._core._candidates_gates import (
     COOLDOWN,
     COST,
     DRAINED,
+    FULL,
     KEY,
     MODEL,
     OUTPUT,
@@ -76,6 +77,7 @@ _UNAVAILABLE: Final = {
 _LIMITED: Final = {
     COOLDOWN: "every provider of this model is rate limited for now",
     QUOTA: "the quota for this model is used up at every provider of it",
+    FULL: "every provider of this model has as many requests under way as it takes",
 }
 
 

@@ -218,3 +218,17 @@ def test_no_more_regions_than_a_word_has_bits(tmp_path: Path) -> None:
 
     assert faults(tmp_path, document(62)) == []
     assert faults(tmp_path, document(63)) == ["c.yaml:64: providers[62].region: is a region too many: there may be 62"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("min: 5, max: 4", ["max: must not be less than min"]),
+        ("min: 5, initial: 4", ["initial: must not be less than min"]),
+        ("max: 5, initial: 6", ["initial: must not be greater than max"]),
+        ("min: 5, max: 5, initial: 5", []),
+    ],
+)
+def test_adaptive_limits(tmp_path: Path, text: str, expected: list[str]) -> None:
+    found = faults(tmp_path, custom(f"base_url: 'http://127.0.0.1:9', adaptive: {{{text}}}"))
+    assert [fault.partition("adaptive.")[2].partition(" (")[0] for fault in found] == expected

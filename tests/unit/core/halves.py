@@ -37,7 +37,11 @@ class Half:
         if module.startswith("_"):
             raise AttributeError(module)
         path = f"_{module}_{self.name}" if self.name else module
-        return importlib.import_module(f"fastroute._core.{path}")
+        try:
+            return importlib.import_module(f"fastroute._core.{path}")
+        except ModuleNotFoundError as error:
+            # Hypothesis asks any object for attributes of its own.
+            raise AttributeError(module) from error
 
 
 #: The half that runs in this process.
@@ -89,11 +93,11 @@ def need_of(half: Half, **wants: Any) -> Any:
 def pool_of(half: Half, segment: Any, weights: Sequence[float], **columns: Any) -> Any:
     """Return Candidates at rows 0, 1, ... of the segment, gated once by a need of nothing.
 
-    columns: sequences as `Candidates` takes them, or one value for every endpoint; `rows` and `half_open_max_calls`.
+    columns: sequences as `Candidates` takes them, or one value for every endpoint; `rows`, and its options.
     """
     n = len(weights)
     rows = columns.pop("rows", range(n))
-    options = {name: columns.pop(name) for name in ("half_open_max_calls",) if name in columns}
+    options = {name: columns.pop(name) for name in ("half_open_max_calls", "adaptive") if name in columns}
     filled = {}
     for name in _COLUMNS:
         column = columns.pop(name, 0)

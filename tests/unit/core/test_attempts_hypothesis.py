@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastroute._core._attempts_rules import Policy
+from fastroute._core._adaptive_rules import AIMD, GRADIENT2, Setting
+from fastroute._core._attempts_rules import MARK_SHIFT, Policy
+from fastroute.interfaces import Allowance
 from tests.unit.core.halves import WORKERS, halves, segment_at
 
 PURE, COMPILED = (param.values[0] for param in halves())
@@ -30,6 +32,36 @@ policies = st.builds(
     penalty_ms=st.integers(0, 9_000),
     slow_start_ms=st.just(10_000),
 )
+kinds = st.sampled_from([AIMD, GRADIENT2])
+settings = (
+    st.none()
+    | st.builds(
+        Setting,
+        kind=kinds,
+        minimum=st.integers(1, 3),
+        maximum=st.sampled_from([0, 6, 40]),
+        initial=st.integers(3, 6),
+        headroom_percent=st.integers(0, 100),
+        forget_ms=st.integers(1, 200_000),
+    )
+    | st.builds(lambda **fields: Setting(**fields), maximum=st.sampled_from([0, 0, 5]), forget_ms=st.integers(1, 10**6))
+)
+left = st.just(-1) | st.integers(0, 200) | st.integers(0, 10**12)
+allowances = st.builds(
+    lambda **fields: Allowance(**fields),
+    requests_limit=left,
+    requests_remaining=left,
+    requests_reset_ms=left,
+    tokens_limit=left,
+    tokens_remaining=left,
+    tokens_reset_ms=left,
+    output_tokens_limit=left,
+    output_tokens_remaining=left,
+    day_requests_remaining=left,
+    month_limit=left,
+    month_remaining=left,
+    month_reset_ms=left,
+)
 row = st.integers(0, ENDPOINTS - 1)
 worker = st.integers(0, WORKERS - 1)
 work = st.integers(0, 20_000)
@@ -45,6 +77,7 @@ step = st.one_of(
     st.tuples(st.just("first_token"), st.integers(0, 99), st.floats(0, 1), cost_ms),
     st.tuples(st.just("leave"), st.integers(0, 99), st.sampled_from([0, 1, 1, 1, 2, 3, 4]), cost_ms, bits, hint_ms),
     st.tuples(st.just("leave"), st.integers(0, 99), st.sampled_from([0, 0, 0, 1]), cost_ms, bits, hint_ms),
+    st.tuples(st.just("allow"), st.integers(0, 99), allowances),
     # A worker dies, with all it had in flight.
     st.tuples(st.just("die"), worker),
     st.tuples(st.just("look"), row),
@@ -54,10 +87,11 @@ step = st.one_of(
 class Life:
     """One half's segment; every step goes to it with the same arguments as to the other one."""
 
-    def __init__(self, half: Any, folder: Path, policy: Policy) -> None:
+    def __init__(self, half: Any, folder: Path, policy: Policy, setting: Setting | None) -> None:
         self.path = folder / f"counters.{half.name}"
         self.segment = segment_at(half, folder, ENDPOINTS)
-        self.attempts = half.attempts.Attempts(self.segment, policy)
+        self.adaptive = half.adaptive.Adaptive(self.segment, {0: setting}) if setting is not None else None
+        self.attempts = half.attempts.Attempts(self.segment, policy, self.adaptive)
         self.inside: list[list[int]] = []
 
     def take(self, step: tuple[Any, ...], now_ms: int) -> Any:
@@ -87,6 +121,11 @@ class Life:
             worker, row, ticket, work = self.inside.pop(which % len(self.inside))
             self.attempts.leave(worker, row, ticket, verdict, cost_ms, now_ms, bits, hint_ms, work)
 
+    def allow(self, which: int, allowance: Allowance, now_ms: int) -> None:
+        if self.inside and self.adaptive is not None:
+            _, row, ticket, _ = self.inside[which % len(self.inside)]
+            self.adaptive.learn(row, ticket >> MARK_SHIFT, allowance, now_ms)
+
     def die(self, worker: int, now_ms: int) -> None:
         self.inside = [one for one in self.inside if one[0] != worker]
         self.segment.clear_worker(worker)
@@ -98,16 +137,20 @@ class Life:
             attempts.cost(row, now_ms),
             attempts.load(row, now_ms),
             attempts.health(row, now_ms),
+            self.adaptive and self.adaptive.view(row, now_ms),
+            self.adaptive and self.adaptive.full(row, now_ms),
         )
 
     def in_flight(self) -> list[int]:
         return [sum(1 for one in self.inside if one[1] == row) for row in range(ENDPOINTS)]
 
 
-@given(policies, st.integers(0, 2**33), st.lists(st.tuples(step, pause_ms), max_size=60))
-def test_same_life(policy: Policy, began_ms: int, steps: list[tuple[tuple[Any, ...], int]]) -> None:
+@given(policies, settings, st.integers(0, 2**33), st.lists(st.tuples(step, pause_ms), max_size=60))
+def test_same_life(
+    policy: Policy, setting: Setting | None, began_ms: int, steps: list[tuple[tuple[Any, ...], int]]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        pure, compiled = (Life(half, Path(folder), policy) for half in (PURE, COMPILED))
+        pure, compiled = (Life(half, Path(folder), policy, setting) for half in (PURE, COMPILED))
         now_ms = began_ms
         for taken, pause in steps:
             now_ms += pause
@@ -123,7 +166,7 @@ def test_same_life(policy: Policy, began_ms: int, steps: list[tuple[tuple[Any, .
 @given(policies, st.lists(st.tuples(step, pause_ms), max_size=60))
 def test_no_more_probes_than_allowed(policy: Policy, steps: list[tuple[tuple[Any, ...], int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        life = Life(COMPILED, Path(folder), policy)
+        life = Life(COMPILED, Path(folder), policy, None)
         now_ms = 1_000
         for taken, pause in steps:
             now_ms += pause

@@ -9,6 +9,7 @@ import pytest
 from fastroute._core import _candidates_gates as gates
 from fastroute._core import _channel_rules as channel
 from fastroute._core import counters as cells
+from fastroute._core._adaptive_rules import Setting
 from fastroute._core._attempts_rules import CLOSED, HALF_OPEN, OK, OPEN
 from tests.unit.core.halves import Half, halves, need_of, pool_of, segment_at
 
@@ -290,10 +291,10 @@ def test_the_first_gate_in_order_is_the_one_that_removes(half: Half, segment: An
     # Position i has failed at the gates from i + 1 on; one more has failed at none.
     names = gates.GATE_NAMES
     order = [gates.TRIED, gates.REQUEST, gates.DRAINED, gates.CAPABILITY, gates.CONTEXT, gates.OUTPUT, gates.REGION]
-    order += [gates.COST, gates.KEY, gates.MODEL, gates.BREAKER, gates.COOLDOWN]
+    order += [gates.COST, gates.KEY, gates.MODEL, gates.BREAKER, gates.COOLDOWN, gates.FULL]
     assert [names[gate] for gate in order] == [
         "tried", "request", "drained", "capability", "context_window", "max_output_tokens", "region", "cost",
-        "key", "model", "breaker", "cooldown",
+        "key", "model", "breaker", "cooldown", "concurrency",
     ]  # fmt: skip
     n = len(order) + 1
 
@@ -310,11 +311,14 @@ def test_the_first_gate_in_order_is_the_one_that_removes(half: Half, segment: An
         max_outputs=column(gates.OUTPUT, 10, 0),
         regions=column(gates.REGION, 1, 2),
         input_prices=column(gates.COST, 9, 0),
+        adaptive=half.adaptive.Adaptive(segment, {row: Setting(maximum=1) for row in range(n)}),
     )
     for row, bad in enumerate(column(gates.MODEL, True, False)):
         set_model(segment, row, channel.MODEL_NOT_FOUND if bad else channel.AVAILABLE, NOW + 5)
     for row, bad in enumerate(column(gates.KEY, True, False)):
         set_key(segment, row, NOW + 5 if bad else 0)
+    for row, bad in enumerate(column(gates.FULL, 1, 0)):
+        segment.set(0, row, cells.IN_FLIGHT, bad)
     for row, bad in enumerate(column(gates.BREAKER, True, False)):
         set_breaker(segment, row, OPEN if bad else CLOSED, NOW + 5)
     for row, bad in enumerate(column(gates.COOLDOWN, True, False)):
@@ -334,7 +338,7 @@ def test_the_first_gate_in_order_is_the_one_that_removes(half: Half, segment: An
     assert [pool.why(i, need) for i in range(n)] == [*order, gates.PASSED]
     assert list(pool) == [n - 1]
     assert pool.removed == tuple(int(gate in order) for gate in range(len(names)))
-    assert pool.emptied_by == gates.COOLDOWN
+    assert pool.emptied_by == gates.FULL
 
 
 def test_the_last_gate_that_took_anyone_is_named(half: Half, segment: Any) -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from fastroute._core import _candidates_gates as gates
 from fastroute._core import counters as cells
+from fastroute._core._adaptive_rules import Setting
 from fastroute._core._channel_rules import State, pack_state
+from fastroute.interfaces import Allowance
 from tests.unit.core.halves import halves, need_of, pool_of, segment_at
 
 PURE, COMPILED = (param.values[0] for param in halves())
@@ -57,6 +59,10 @@ endpoint = st.fixed_dictionaries(
         "in_flight": st.integers(-1, 4),
         "work": st.integers(-1, 4).map(lambda work: work * 1_000),
         "factor": st.just(1.0) | st.floats(0.01, 1.0),
+        # How many it takes, and what is left of a hundred requests and tokens.
+        "takes": st.integers(0, 3),
+        "requests_left": st.just(-1) | st.integers(0, 100),
+        "tokens_left": st.just(-1) | st.integers(0, 100),
     }
 )
 COLUMNS = (
@@ -86,11 +92,14 @@ bits = st.integers(0, 2**64 - 1) | st.integers(-(2**70), 2**70)
 
 def built(half: Any, segment: Any, endpoints: list[dict[str, Any]], rows: list[int], max_calls: int) -> Any:
     """Return a pool whose endpoints are as described."""
+    settings = {row: Setting(maximum=one["takes"]) for row, one in zip(rows, endpoints, strict=True) if one["takes"]}
+    adaptive = half.adaptive.Adaptive(segment, settings) if settings else None
     pool = pool_of(
         half,
         segment,
         [one["weight"] for one in endpoints],
         rows=rows,
+        adaptive=adaptive,
         half_open_max_calls=max_calls,
         **{name: [one[name] for one in endpoints] for name in COLUMNS},
     )
@@ -104,6 +113,10 @@ def built(half: Any, segment: Any, endpoints: list[dict[str, Any]], rows: list[i
         segment.set(row % 2, row, cells.IN_FLIGHT, one["in_flight"])
         segment.set(row % 2, row, cells.WORK, one["work"])
         pool.set_factor(position, one["factor"])
+        if adaptive is not None:
+            fields = {f"{name}_remaining": one[f"{name}_left"] for name in ("requests", "tokens")}
+            allowance = Allowance(requests_limit=100, tokens_limit=100, requests_reset_ms=9_000, **fields)
+            adaptive.learn(row, 0, allowance, NOW)
     return pool
 
 

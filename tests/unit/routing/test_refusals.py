@@ -26,6 +26,7 @@ EXPECTED: list[tuple[int, int, str, str | None, str, str]] = [
     (gates.QUOTA, 429, "rate_limit_exceeded", None, "upstream", "quota"),
     (gates.BREAKER, 503, "no_healthy_provider", None, "gateway", "healthy"),
     (gates.COOLDOWN, 429, "rate_limit_exceeded", None, "upstream", "rate limited"),
+    (gates.FULL, 429, "rate_limit_exceeded", None, "upstream", "under way"),
 ]
 
 

@@ -1,0 +1,54 @@
+from libc.stdint cimport int64_t
+
+from fastroute._core._counters_c cimport Segment
+
+
+cdef struct Rule:
+    int kind
+    int64_t minimum
+    int64_t maximum
+    int64_t initial
+    int64_t headroom_percent
+    int64_t forget_ms
+
+
+cdef struct State:
+    int state
+    int kind
+    int seen
+    int64_t mark
+    double limit
+
+
+cdef struct Left:
+    int64_t limit
+    int64_t remaining
+    int64_t full_in_ms
+
+
+cdef class Adaptive:
+    cdef readonly Segment segment
+    # By row of the segment; kind OFF for an endpoint without a setting.
+    cdef Rule *_rules
+
+    # What the Python methods of these names do; the caller has checked that the segment is open and the row in range.
+    cdef int64_t c_enter(self, Py_ssize_t row, int64_t now_ms) noexcept
+    cdef void c_leave(self, Py_ssize_t row, int64_t mark, int verdict, double cost_ms, int64_t hint_ms,
+                      int64_t now_ms) noexcept
+    cdef void c_first_token(self, Py_ssize_t row, double cost_ms, int64_t now_ms) noexcept
+    cdef bint c_full(self, Py_ssize_t row, int64_t now_ms) noexcept
+    cdef int c_headroom(self, Py_ssize_t row, int64_t now_ms) noexcept
+
+    cdef int _check(self, Py_ssize_t row) except -1
+    cdef State _fresh_if(self, State word, Py_ssize_t row, int64_t now_ms, bint *fresh) noexcept
+    cdef void _answered(self, Py_ssize_t row, int64_t mark, int64_t now_ms) noexcept
+    cdef void _refused(self, Py_ssize_t row, int64_t mark, int64_t hint_ms, int64_t now_ms) noexcept
+    cdef bint _is_stale(self, Py_ssize_t row, int64_t mark, int64_t word_mark, int64_t now_ms) noexcept
+    cdef void _sample(self, Py_ssize_t row, double short_ms, int64_t now_ms) noexcept
+    cdef bint _cas(self, Py_ssize_t row, int64_t cell, State word) noexcept
+    cdef double _pace(self, Py_ssize_t row) noexcept
+    cdef void _set_pace(self, Py_ssize_t row, double value) noexcept
+    cdef int _note(self, Py_ssize_t row, Py_ssize_t at, tuple dimensions, allowance, int64_t since,
+                   int64_t now_ms) except -1
+    cdef Left _quota(self, Py_ssize_t row, Py_ssize_t at, int64_t now_ms) noexcept
+    cdef int _left(self, Py_ssize_t row, Py_ssize_t at, int64_t few, int64_t now_ms) noexcept

@@ -1,0 +1,326 @@
+"""Pure half of `adaptive`: the readable reference.
+
+What an endpoint takes, found out from how it answers. A limit on requests in flight: AIMD on its refusals, or Gradient2
+(Netflix concurrency-limits) on the normalised time to the first token. And its quotas of requests and tokens, as its
+header fields tell them: they order candidates, they remove none. Changes of a cell are compare-and-swap, so with the
+compiled half they are exact over all workers; see `counters` for what the pure half can promise.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from fastroute._core._adaptive_rules import (
+    AIMD,
+    ANSWERED,
+    COOLDOWN,
+    DECREASE,
+    DEFAULT_RESET_MS,
+    FEW_REQUESTS,
+    GRADIENT2,
+    LEARNING,
+    LOW,
+    MARKS,
+    MAX_LIMIT,
+    MAX_QUOTA,
+    MAX_RESET_MS,
+    MAX_SAMPLE_MS,
+    MAX_SPAN_MS,
+    REFUSED,
+    REQUEST_DIMENSIONS,
+    ROOMY,
+    STABLE,
+    STALE_MS,
+    TOKEN_DIMENSIONS,
+    USED_UP,
+    WARM_UP,
+    Quota,
+    Setting,
+    View,
+    Word,
+    bits_float,
+    checked,
+    float_bits,
+    gradient2,
+    grown,
+    long_average,
+    pack_word,
+    unpack_word,
+)
+from fastroute._core._attempts_rules import OK, RATE_LIMITED
+from fastroute._core._counters_file import (
+    ADAPTIVE,
+    COOLDOWN_UNTIL_MS,
+    IN_FLIGHT,
+    PACE,
+    QUOTA_REQUESTS,
+    QUOTA_TOKENS,
+)
+from fastroute._core._counters_py import Segment
+from fastroute.interfaces import Allowance
+
+_LOW_32: Final = (1 << 32) - 1
+
+
+class Adaptive:
+    """Limits and quotas of endpoints. Times are monotonic milliseconds."""
+
+    def __init__(self, segment: Segment, settings: Mapping[int, Setting]) -> None:
+        """settings: by row; an endpoint without one has no limit and no quotas.
+
+        Raises IndexError for a row that the segment does not have, ValueError for a setting out of bounds.
+        """
+        self.segment = segment
+        self._settings = dict(checked(settings, segment.endpoints))
+
+    def enter(self, row: int, now_ms: int) -> int:
+        """Count a request as sent; return its mark, which `leave` and `learn` want to have."""
+        if row not in self._settings:
+            return 0
+        sent = self.segment.add_cell(row, PACE, 1)
+        self._debit(row)
+        cell = self.segment.cell(row, ADAPTIVE)
+        if cell & 3 == COOLDOWN and self.segment.cell(row, COOLDOWN_UNTIL_MS) <= now_ms:
+            # One that fails has been forestalled by another worker.
+            self.segment.cas_cell(row, ADAPTIVE, cell, cell & ~3 | LEARNING)
+        return sent % MARKS
+
+    def leave(self, row: int, mark: int, verdict: int, cost_ms: float, hint_ms: int, now_ms: int) -> None:
+        """Learn how a request ended, which is still counted as in flight. See `Attempts.leave`."""
+        setting = self._settings.get(row)
+        if setting is None:
+            return
+        if verdict == RATE_LIMITED:
+            self._refused(row, setting, mark, hint_ms, now_ms)
+        elif verdict == OK and setting.kind == AIMD:
+            self._answered(row, setting, mark, now_ms)
+        elif verdict == OK and cost_ms >= 0.0:
+            self._sample(row, setting, cost_ms, now_ms)
+
+    def first_token(self, row: int, cost_ms: float, now_ms: int) -> None:
+        """Learn what the first token of a stream took, normalised."""
+        setting = self._settings.get(row)
+        if setting is not None and setting.kind == GRADIENT2 and cost_ms >= 0.0:
+            self._sample(row, setting, cost_ms, now_ms)
+
+    def learn(self, row: int, mark: int, allowance: Allowance, now_ms: int) -> None:
+        """Learn what the header fields of an answer say of the quotas: of requests the one of which least is left, and
+        of tokens.
+
+        The requests that were sent after the one that is answered are not in what remains, so they are taken off.
+        """
+        if row not in self._settings:
+            return
+        since = (self.segment.cell(row, PACE) - mark) % MARKS
+        if since >= MARKS // 2:
+            since = 0
+        self._note(row, QUOTA_REQUESTS, REQUEST_DIMENSIONS, allowance, since, now_ms)
+        self._note(row, QUOTA_TOKENS, TOKEN_DIMENSIONS, allowance, 0, now_ms)
+
+    def full(self, row: int, now_ms: int) -> bool:
+        """Return whether as many requests are in flight at the endpoint as it takes."""
+        setting = self._settings.get(row)
+        if setting is None:
+            return False
+        limit = int(self._word(row, setting, now_ms).limit)
+        return limit > 0 and self.segment.total(row, IN_FLIGHT) >= limit
+
+    def headroom(self, row: int, now_ms: int) -> int:
+        """Return ROOMY, LOW or USED_UP: what is left of the endpoint's quotas."""
+        setting = self._settings.get(row)
+        if setting is None:
+            return ROOMY
+        return max(
+            self._left(row, QUOTA_REQUESTS, FEW_REQUESTS, setting, now_ms),
+            self._left(row, QUOTA_TOKENS, 1, setting, now_ms),
+        )
+
+    def view(self, row: int, now_ms: int) -> View | None:
+        """Return what is known of an endpoint, None for one without a setting."""
+        setting = self._settings.get(row)
+        if setting is None:
+            return None
+        word = self._word(row, setting, now_ms)
+        until_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+        state = word.state
+        if until_ms > now_ms:
+            state = COOLDOWN
+        elif state == COOLDOWN:
+            state = LEARNING
+        pace = self._pace(row) if word.seen & REFUSED or (setting.kind == GRADIENT2 and word.seen) else 0.0
+        return View(
+            state,
+            setting.kind,
+            word.limit,
+            self.segment.total(row, IN_FLIGHT),
+            pace if setting.kind == AIMD else 0.0,
+            pace if setting.kind == GRADIENT2 else 0.0,
+            max(0, until_ms - now_ms),
+            self.headroom(row, now_ms),
+            self._quota(row, QUOTA_REQUESTS, now_ms),
+            self._quota(row, QUOTA_TOKENS, now_ms),
+        )
+
+    # --- the limit
+
+    def _word(self, row: int, setting: Setting, now_ms: int) -> Word:
+        """Return the ADAPTIVE cell; a new one for what another kind has written, and for a limit to be forgotten."""
+        return self._fresh_if(unpack_word(self.segment.cell(row, ADAPTIVE)), row, setting, now_ms)
+
+    def _fresh_if(self, word: Word, row: int, setting: Setting, now_ms: int) -> Word:
+        forgotten = (
+            word.kind == AIMD
+            and word.seen & REFUSED
+            and now_ms - self.segment.cell(row, COOLDOWN_UNTIL_MS) >= setting.forget_ms
+        )
+        if word.kind != setting.kind or forgotten:
+            return Word(LEARNING, setting.kind, 0, 0, float(setting.initial or setting.maximum))
+        return word
+
+    def _answered(self, row: int, setting: Setting, mark: int, now_ms: int) -> None:
+        """Let the limit of aimd grow, if it is in use."""
+        while True:
+            cell = self.segment.cell(row, ADAPTIVE)
+            old = unpack_word(cell)
+            word = self._fresh_if(old, row, setting, now_ms)
+            late = word.state == COOLDOWN or (
+                word is old and word.seen & REFUSED and self._is_stale(row, mark, word, now_ms)
+            )
+            known = too_much = self._pace(row) if word.seen & REFUSED else 0.0
+            state, limit = word.state, word.limit
+            if limit and not late and self.segment.total(row, IN_FLIGHT) * 2 >= limit:
+                state, limit, too_much = grown(state, limit, known, setting.maximum)
+            elif word is old and word.seen & ANSWERED:
+                return
+            # Where a limit was to be forgotten, it is for good: a cooldown that somebody else begins does not bring
+            # it back.
+            if self._cas(row, cell, word._replace(state=state, seen=word.seen | ANSWERED, limit=limit)):
+                if too_much != known:
+                    self._set_pace(row, too_much)
+                return
+
+    def _refused(self, row: int, setting: Setting, mark: int, hint_ms: int, now_ms: int) -> None:
+        """Begin a cooldown, after which the limit is half of what was too much."""
+        before_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+        while True:
+            cell = self.segment.cell(row, ADAPTIVE)
+            old = unpack_word(cell)
+            word = self._fresh_if(old, row, setting, now_ms)
+            if (word.state == COOLDOWN and before_ms > now_ms) or (
+                word is old and self._is_stale(row, mark, word, now_ms)
+            ):
+                break
+            too_much = float(int(word.limit) or self.segment.total(row, IN_FLIGHT))
+            limit = word.limit
+            # A request alone was not one too many; where a quota has run out, it was that; and if nobody at all is
+            # answered, fewer will not be either.
+            learns = (limit > 0.0 or too_much >= 2.0) and self.headroom(row, now_ms) != USED_UP
+            learns = learns and (setting.kind == GRADIENT2 or word.seen & ANSWERED > 0)
+            if learns:
+                limit = min(max(float(setting.minimum), too_much * DECREASE), float(setting.maximum or MAX_LIMIT))
+            count = REFUSED if setting.kind == AIMD else word.seen
+            sent = self.segment.cell(row, PACE) % MARKS
+            if self._cas(row, cell, Word(COOLDOWN, setting.kind, count, sent, limit)):
+                if setting.kind == AIMD and (learns or not word.seen & REFUSED):
+                    self._set_pace(row, too_much if learns else 0.0)
+                break
+        self._raise_cooldown(row, now_ms + hint_ms)
+
+    def _is_stale(self, row: int, mark: int, word: Word, now_ms: int) -> bool:
+        """Return whether a request was sent before the last decrease, and so says nothing of the limit since."""
+        if now_ms - self.segment.cell(row, COOLDOWN_UNTIL_MS) >= STALE_MS:
+            return False
+        return not 0 < (mark - word.mark) % MARKS <= MARKS // 2
+
+    def _sample(self, row: int, setting: Setting, short_ms: float, now_ms: int) -> None:
+        """Take a time to the first token into the long average and the limit of gradient2."""
+        short_ms = min(short_ms, MAX_SAMPLE_MS)
+        while True:
+            pace = self.segment.cell(row, PACE)
+            old = unpack_word(self.segment.cell(row, ADAPTIVE))
+            long_ms = bits_float(pace >> 32 & _LOW_32) if old.kind == GRADIENT2 and old.seen else 0.0
+            longer = long_average(long_ms, short_ms, old.seen)
+            if self.segment.cas_cell(row, PACE, pace, pace & _LOW_32 | float_bits(longer) << 32):
+                break
+        while True:
+            cell = self.segment.cell(row, ADAPTIVE)
+            word = self._fresh_if(unpack_word(cell), row, setting, now_ms)
+            limit, state = word.limit, word.state
+            if state != COOLDOWN:
+                limit = gradient2(limit, longer, short_ms, self.segment.total(row, IN_FLIGHT))
+                limit = min(max(limit, float(setting.minimum)), float(setting.maximum or MAX_LIMIT))
+            count = min(WARM_UP, word.seen + 1)
+            if state == LEARNING and count == WARM_UP and short_ms <= longer:
+                state = STABLE
+            if self._cas(row, cell, Word(state, GRADIENT2, count, word.mark, limit)):
+                return
+
+    def _cas(self, row: int, cell: int, word: Word) -> bool:
+        return self.segment.cas_cell(row, ADAPTIVE, cell, pack_word(word))
+
+    def _pace(self, row: int) -> float:
+        return bits_float(self.segment.cell(row, PACE) >> 32 & _LOW_32)
+
+    def _set_pace(self, row: int, value: float) -> None:
+        while True:
+            old = self.segment.cell(row, PACE)
+            if self.segment.cas_cell(row, PACE, old, old & _LOW_32 | float_bits(value) << 32):
+                return
+
+    def _raise_cooldown(self, row: int, until_ms: int) -> None:
+        while True:
+            old = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+            if old >= until_ms or self.segment.cas_cell(row, COOLDOWN_UNTIL_MS, old, until_ms):
+                return
+
+    # --- quotas
+
+    def _debit(self, row: int) -> None:
+        """Take a request that is sent off what remains."""
+        while True:
+            cell = self.segment.cell(row, QUOTA_REQUESTS)
+            if not cell & _LOW_32 or self.segment.cas_cell(row, QUOTA_REQUESTS, cell, cell - 1):
+                return
+
+    def _note(
+        self, row: int, at: int, dimensions: tuple[int, ...], allowance: Allowance, since: int, now_ms: int
+    ) -> None:
+        """Note the quota of which least is left, in proportion."""
+        known = self.segment.cell(row, at) >> 32
+        least: tuple[int, int, int] | None = None
+        for dimension in dimensions:
+            limit, remaining, reset_ms = allowance[3 * dimension : 3 * dimension + 3]
+            if remaining < 0:
+                continue
+            remaining = min(remaining, MAX_QUOTA)
+            limit = min(limit, MAX_QUOTA) if limit >= 0 else max(remaining, known)
+            remaining = min(remaining, limit)
+            if least is None or remaining * least[0] < least[1] * limit:
+                least = limit, remaining, reset_ms
+        if least is None:
+            return
+        limit, remaining, reset_ms = least
+        reset_ms = DEFAULT_RESET_MS if reset_ms < 0 else min(reset_ms, MAX_RESET_MS)
+        self.segment.set_cell(row, at, limit << 32 | max(0, remaining - since))
+        self.segment.set_cell(row, at + 1, now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS))
+
+    def _quota(self, row: int, at: int, now_ms: int) -> Quota:
+        """Return a quota as it is now: what remained, and what has come back since at an even pace."""
+        cell = self.segment.cell(row, at)
+        limit, remaining = cell >> 32, cell & _LOW_32
+        times = self.segment.cell(row, at + 1)
+        left_ms = (times >> 24) - now_ms
+        if left_ms <= 0:
+            return Quota(limit, limit, 0)
+        span_ms = times & MAX_SPAN_MS
+        if left_ms < span_ms:
+            remaining += (limit - remaining) * (span_ms - left_ms) // span_ms
+        return Quota(limit, remaining, left_ms)
+
+    def _left(self, row: int, at: int, few: int, setting: Setting, now_ms: int) -> int:
+        quota = self._quota(row, at, now_ms)
+        if not quota.limit:
+            return ROOMY
+        if quota.remaining < 1:
+            return USED_UP
+        low = quota.remaining * 100 < quota.limit * setting.headroom_percent
+        return LOW if low or (quota.remaining < few and quota.full_in_ms > 0) else ROOMY

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from fastroute._core.attempts import Attempts
+from fastroute._core.attempts import FAILED, Attempts
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import Context
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
@@ -85,6 +85,33 @@ class Attempt(Permit):
         """Note a failure of the transport, before or after the answer had begun."""
         self.failure = failure
         self.outcome = classifier.transport(failure.kind, failure.sent)
+
+
+class KeyedAttempt(Attempt):
+    """An attempt with a key that has a state of its own, which is told how it ended as well."""
+
+    __slots__ = ("_key_ticket",)
+
+    def admit(self, now_ms: int, wall_ns: int) -> bool:
+        """Ask the key to let the attempt through, which the endpoint has done. If it refuses, nothing is counted."""
+        key = self.endpoint.key
+        self._key_ticket: int = key.enter(self._worker, now_ms, wall_ns)
+        if self._key_ticket >= 0:
+            return True
+        self._held = False
+        key.withdraw(self._attempts, self._worker, self._row, self._ticket, self._work, now_ms)
+        return False
+
+    def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
+        """Count the attempt out and record how it went, at the key and at the endpoint."""
+        if self._held:
+            # A ticket with this bit has no generation: no breaker was asked.
+            judged = verdict == FAILED and not self._ticket & 2
+            late = judged and self._attempts.state(self._row, now_ms)[1] != self._ticket >> 2
+            self.endpoint.key.leave(
+                self._worker, self._key_ticket, verdict, now_ms, bits=bits, hint_ms=hint_ms, late=late
+            )
+        super().release(verdict, cost_ms, now_ms, bits, hint_ms)
 
 
 def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:

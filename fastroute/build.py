@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
 from fastroute._core.adaptive import Adaptive
-from fastroute._core.attempts import Attempts, Policy
+from fastroute._core.attempts import Attempts
 from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
 from fastroute._core.limits import Limiter
 from fastroute.auth.keys import ANONYMOUS, KeyTable, digest, model_pattern
 from fastroute.auth.published import PublishedKeys
+from fastroute.balance.keyed import keyed
 from fastroute.balance.registry import find_strategy
 from fastroute.billing.cost import PriceCard
 from fastroute.clock import Clock
@@ -28,7 +29,9 @@ from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
+from fastroute.health.provider_key import ProviderKeyState
 from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.keypools import breaker_policy, key_pools, key_rows, key_specs, key_states
 from fastroute.limits.adaptive import build_adaptive
 from fastroute.limits.callers import LimitBook
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
@@ -91,11 +94,12 @@ def endpoint_specs(config: Config) -> list[Spec]:
 
 
 def identities(config: Config) -> list[Identity]:
-    """Return what tells the endpoints of a configuration apart, in the order of `endpoint_specs`."""
-    return [
+    """Return what tells the endpoints of a configuration apart, in the order of `endpoint_specs`, then its keys."""
+    endpoints = [
         (spec.provider.id, spec.key.id if spec.key is not None else "", spec.model.name, spec.dialect)
         for spec in endpoint_specs(config)
     ]
+    return endpoints + [(provider.id, key.id, "", "") for provider, key in key_specs(config)]
 
 
 def build_snapshot(
@@ -115,15 +119,16 @@ def build_snapshot(
     """
     specs = endpoint_specs(config)
     if rows is None:
-        rows = range(len(specs))
+        rows = range(len(identities(config)))
+    keys = key_states(config, around.segment, rows[len(specs) :], breaker_policy(config))
     transports = _transports(config, around, previous)
     book = LimitBook(config, around.limiter) if around.limiter is not None else None
     endpoints = tuple(
-        _endpoint(row, spec, transports[_transport_key(spec.provider)], config, book)
-        for row, spec in zip(rows, specs, strict=True)
+        _endpoint(row, spec, transports[_transport_key(spec.provider)], config, book, keys.get(_key_name(spec)))
+        for row, spec in zip(rows[: len(specs)], specs, strict=True)
     )
     providers = [spec.provider for spec in specs]
-    adaptive = build_adaptive(around.segment, zip(rows, providers, strict=True))
+    adaptive = build_adaptive(around.segment, zip(rows[: len(specs)], providers, strict=True))
     routes = _Routes(config, specs, endpoints, around, book, adaptive).table()
     planner = _planner(config, routes, compile_rules(config, routes.names, rule_slots, around.rule_counts))
     if previous is not None:
@@ -157,20 +162,11 @@ def build_snapshot(
 
 def build_attempts(config: Config, segment: Segment, adaptive: Adaptive | None = None) -> Attempts:
     """Return the admission to endpoints, by the breaker of the configuration. adaptive: learns from every attempt."""
-    breaker = config.routing.breaker
-    policy = Policy(
-        failure_threshold=breaker.failure_threshold,
-        success_threshold=breaker.success_threshold,
-        timeout_ms=breaker.timeout_ms,
-        half_open_max_calls=breaker.half_open_max_calls,
-        failure_rate=breaker.failure_rate,
-        min_requests=breaker.min_requests,
-        window_ms=breaker.window_ms,
-        max_timeout_ms=max(breaker.timeout_ms, breaker.max_timeout_ms),
-        slow_start_ms=breaker.slow_start_ms,
-        decay_ms=config.routing.options.ewma_decay_ms,
-    )
-    return Attempts(segment, policy, adaptive)
+    return Attempts(segment, breaker_policy(config), adaptive)
+
+
+def _key_name(spec: Spec) -> tuple[str, str]:
+    return spec.provider.id, spec.key.id if spec.key is not None else ""
 
 
 def _planner(config: Config, routes: RouteTable, rules: RuleTable) -> Planner:
@@ -285,7 +281,14 @@ class _TransportMaker:
         return FastTransport(pool, around.clock.monotonic_ns)
 
 
-def _endpoint(index: int, spec: Spec, transport: Transport, config: Config, book: LimitBook | None) -> Endpoint:
+def _endpoint(
+    index: int,
+    spec: Spec,
+    transport: Transport,
+    config: Config,
+    book: LimitBook | None,
+    key_state: ProviderKeyState | None,
+) -> Endpoint:
     provider, key, model, dialect_name = spec
     dialect = DIALECTS[dialect_name]
     url = urlsplit(provider.base_url)
@@ -311,6 +314,7 @@ def _endpoint(index: int, spec: Spec, transport: Transport, config: Config, book
         transport=transport,
         card=_card(model.price),
         limits=book.provider_key(provider.id, key) if book is not None else None,
+        key=key_state,
     )
 
 
@@ -425,6 +429,7 @@ class _Routes:
             max_outputs=[spec.model.max_output_tokens or 0 for spec in specs],
             input_prices=[_price(endpoint.card, "input") for endpoint in endpoints],
             output_prices=[_price(endpoint.card, "output") for endpoint in endpoints],
+            key_rows=key_rows(endpoints),
             half_open_max_calls=self._config.routing.breaker.half_open_max_calls,
             adaptive=self._adaptive,
         )
@@ -437,6 +442,7 @@ class _Routes:
             self._around.random_bits,
             self._config.routing.options,
             self._config.routing.breaker.window_ms,
+            key_pools([spec.provider for spec in specs]),
         )
         models = [spec.model for spec in specs]
         return Pool(
@@ -485,4 +491,4 @@ def _prices(card: PriceCard | None) -> tuple[int, int, int] | None:
 
 
 def _make_strategy(name: str, info: PoolInfo) -> Strategy:
-    return find_strategy(name)(info)
+    return keyed(find_strategy(name)(info), info)

@@ -23,7 +23,7 @@ from fastroute.auth.published import PublishedKeys
 from fastroute.auth.store import KeyRefusedError, KeyStoreError
 from fastroute.billing.ledger import LedgerError
 from fastroute.billing.report import format_json, format_table, usage_rows
-from fastroute.build import Surroundings, build_snapshot, endpoint_specs
+from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
@@ -217,7 +217,7 @@ def _question(args: argparse.Namespace) -> Question:
 async def _explained(config: Config, question: Question) -> dict[str, Any]:
     rng = system_rng()
     with tempfile.TemporaryDirectory() as folder:
-        segment = Segment.create(os.path.join(folder, "segment"), 1, max(1, len(endpoint_specs(config))))
+        segment = Segment.create(os.path.join(folder, "segment"), 1, max(1, len(identities(config))))
         loop = asyncio.get_running_loop()
         around = Surroundings(loop, segment, SYSTEM_CLOCK, partial(rng.getrandbits, 64), os.environ)
         try:

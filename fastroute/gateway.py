@@ -13,7 +13,7 @@ from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.ratelimit import read_allowance
 from fastroute._core.sse import StreamMeter
 from fastroute.admission import Admission, is_limited
-from fastroute.attempt import Attempt, Held, close_exchange, encode
+from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
@@ -278,10 +278,18 @@ class Gateway:
                 if grant is not None:
                     grant.withdraw()
                 continue
+            sent_ns = now_ms * 1_000_000
+            if endpoint.key is None:
+                attempt = Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, sent_ns)
+            else:
+                attempt = keyed = KeyedAttempt(attempts, self._worker, ticket, plan.work, endpoint, position, sent_ns)
+                if not keyed.admit(now_ms, ctx.arrived_wall_ns):
+                    if grant is not None:
+                        grant.withdraw()
+                    continue
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            attempt = Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, now_ms * 1_000_000)
             attempt.grant = grant
             return attempt
 

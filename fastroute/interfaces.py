@@ -381,12 +381,22 @@ class Step(NamedTuple):
     model: str | None
 
 
+class KeyPool(NamedTuple):
+    """One provider's keys among the endpoints of a pool, at positions first..end-1, and how one of them is chosen."""
+
+    provider: str
+    first: int
+    end: int
+    strategy: str
+
+
 class PoolInfo(NamedTuple):
     """What a strategy is made for: interchangeable endpoints, by position.
 
     rows: their rows in the segment. prices: pico-USD per token of (input, cached input, output), None if unknown.
     random_bits: a source of 64 random bits. options: `routing.options` of the configuration. window_ms: the breaker's,
-    over which the segment counts what went well.
+    over which the segment counts what went well. key_pools: in order; endpoints outside of them are chosen by the
+    strategy alone.
     """
 
     segment: Any
@@ -397,6 +407,7 @@ class PoolInfo(NamedTuple):
     random_bits: Callable[[], int]
     options: Any
     window_ms: int = 30_000
+    key_pools: tuple[KeyPool, ...] = ()
 
 
 class Strategy(Protocol):

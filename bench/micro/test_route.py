@@ -18,19 +18,8 @@ from fastroute._core.attempts import OK
 from fastroute._core.counters import Segment
 from fastroute.build import Surroundings, build_snapshot, endpoint_specs
 from fastroute.clock import SYSTEM_CLOCK
-from fastroute.config.schema import (
-    STRATEGIES,
-    Action,
-    Config,
-    Model,
-    Provider,
-    Route,
-    Routing,
-    Rule,
-    Tenant,
-    Then,
-    When,
-)
+from fastroute.config.fields import STRATEGIES
+from fastroute.config.schema import Action, Config, Model, Provider, Route, Routing, Rule, Tenant, Then, When
 from fastroute.context import Context
 from fastroute.downstream.operations import find_operation
 from fastroute.downstream.request import Limits, RequestReader

@@ -13,7 +13,7 @@ from bench.sim import gates, plot, report
 from bench.sim.run import Runs
 from bench.sim.scenarios import SCENARIOS
 from fastroute.balance.registry import find_strategy
-from fastroute.config.schema import STRATEGIES
+from fastroute.config.fields import STRATEGIES
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -21,6 +21,7 @@ cdef class Need:
 
 cdef struct Place:
     int64_t row
+    int64_t key_row
     int64_t rank
     int64_t provider
     int64_t region
@@ -55,6 +56,8 @@ cdef class Candidates:
 
     cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept
     cdef Py_ssize_t _through(self, Need need) except -1
+    cdef int64_t _back_ms(self, Py_ssize_t position, int64_t now_ms) noexcept
+    cdef int64_t _opens_ms(self, int64_t row, int64_t probes, int64_t now_ms) noexcept
     cdef int _fate(self, Py_ssize_t position, Need need) noexcept
     cdef int _channel(self, Py_ssize_t row, int64_t now_ms) noexcept
     cdef int _take(self, Need need) except -1

@@ -10,7 +10,7 @@ from fastroute._core._adaptive_c cimport Adaptive
 from fastroute._core._counters_c cimport Segment
 
 from fastroute._core._adaptive_rules import same_segment
-from fastroute._core._candidates_gates import checked_factor, checked_region, checked_row, same_length
+from fastroute._core._candidates_gates import checked_factor, checked_keys, checked_region, checked_row, same_length
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
@@ -32,6 +32,8 @@ cdef enum:
     COOLDOWN = 15
     FULL = 16
     GATES = 17
+    NO_KEY = -1
+    KEY_PROBES = 1
     BREAKER_CELL = 0
     COOLDOWN_UNTIL_MS = 2
     KEY_STATE = 4
@@ -64,13 +66,14 @@ cdef class Candidates:
     """Endpoints and, after `gate`, those of them that a request may go to; see the pure half."""
 
     def __cinit__(self, Segment segment not None, rows, weights, *, ranks, providers, regions, capabilities,
-                  context_windows, max_outputs, input_prices, output_prices, half_open_max_calls=1,
+                  context_windows, max_outputs, input_prices, output_prices, key_rows=(), half_open_max_calls=1,
                   Adaptive adaptive=None):
         """Take what the pure half takes, and raise what it raises."""
         cdef Py_ssize_t i
         cdef Place *place
         self.size = same_length(rows, weights, ranks, providers, regions, capabilities, context_windows, max_outputs,
                                 input_prices, output_prices)
+        keys = checked_keys(key_rows, self.size, segment.endpoints)
         self.segment = segment
         same_segment(adaptive, segment)
         self.adaptive = adaptive
@@ -94,6 +97,7 @@ cdef class Candidates:
             place.max_output = max_outputs[i]
             place.input_price = input_prices[i]
             place.output_price = output_prices[i]
+            place.key_row = keys[i]
 
     def __dealloc__(self):
         PyMem_Free(self.c_places)
@@ -121,6 +125,11 @@ cdef class Candidates:
     def rows(self):
         """The endpoints' rows in the segment."""
         return [self.c_places[i].row for i in range(self.size)]
+
+    @property
+    def key_rows(self):
+        """The rows of the endpoints' keys, -1 for none."""
+        return [self.c_places[i].key_row for i in range(self.size)]
 
     @property
     def weights(self):
@@ -153,6 +162,16 @@ cdef class Candidates:
             self.panicking = True
             self._through(need)
         return self.c_count
+
+    def narrow(self, Py_ssize_t first, Py_ssize_t end):
+        """Keep only the candidates at positions first..end-1, until the next `gate`; return their number."""
+        cdef Py_ssize_t i, kept = 0
+        for i in range(self.c_count):
+            if first <= self.c_positions[i] < end:
+                self.c_positions[kept] = self.c_positions[i]
+                kept += 1
+        self.c_count = kept
+        return kept
 
     def why(self, Py_ssize_t position, Need need not None):
         """Return the number of the gate that removes an endpoint, PASSED if none does."""
@@ -199,7 +218,6 @@ cdef class Candidates:
         cdef Py_ssize_t i, passed = 0
         cdef int fate
         cdef int64_t best = -1, group, at_ms
-        cdef uint64_t word
         cdef const unsigned char *order = NULL
         if need.order is not None:
             order = <const unsigned char *>PyBytes_AS_STRING(need.order)
@@ -220,8 +238,7 @@ cdef class Candidates:
                         at_ms = fr_load(self.segment.c_cell(
                             self.c_places[i].row, KEY_STATE if fate == KEY else MODEL_STATE)) >> 24
                     else:
-                        word = <uint64_t>fr_load(self.segment.c_cell(self.c_places[i].row, BREAKER_CELL))
-                        at_ms = <int64_t>(word >> 24) if word & 3 != HALF_OPEN else need.now_ms + PROBE_WAIT_MS
+                        at_ms = self._back_ms(i, need.now_ms)
                     if not self.retry_at_ms or at_ms < self.retry_at_ms:
                         self.retry_at_ms = at_ms
                 continue
@@ -241,8 +258,6 @@ cdef class Candidates:
     cdef int _fate(self, Py_ssize_t position, Need need) noexcept:
         cdef Place *place = &self.c_places[position]
         cdef Py_ssize_t i
-        cdef uint64_t word
-        cdef int state
         for i in range(self._tried_count):
             if self._tried[i] == position:
                 return TRIED
@@ -268,12 +283,8 @@ cdef class Candidates:
             state = self._channel(place.row, need.now_ms)
             if state != PASSED:
                 return state
-        if not self.panicking:
-            word = <uint64_t>fr_load(self.segment.c_cell(place.row, BREAKER_CELL))
-            state = word & 3
-            if state and <int64_t>(word >> 24) > need.now_ms:
-                if state != HALF_OPEN or <int64_t>(word >> 2 & 0xFF) >= self._half_open_max_calls:
-                    return BREAKER
+        if self._back_ms(position, need.now_ms):
+            return BREAKER
         if fr_load(self.segment.c_cell(place.row, COOLDOWN_UNTIL_MS)) > need.now_ms:
             return COOLDOWN
         if self.adaptive is not None and self.adaptive.c_full(place.row, need.now_ms):
@@ -294,6 +305,27 @@ cdef class Candidates:
         if word >> 24:
             self.on_trial = True
         return PASSED
+
+    cdef int64_t _back_ms(self, Py_ssize_t position, int64_t now_ms) noexcept:
+        """Return when the breakers may let a request through, 0 if they do now."""
+        cdef Place *place = &self.c_places[position]
+        cdef int64_t back_ms = 0, key_ms
+        if not self.panicking:
+            back_ms = self._opens_ms(place.row, self._half_open_max_calls, now_ms)
+        if place.key_row != NO_KEY:
+            key_ms = self._opens_ms(place.key_row, KEY_PROBES, now_ms)
+            if key_ms > back_ms:
+                return key_ms
+        return back_ms
+
+    cdef int64_t _opens_ms(self, int64_t row, int64_t probes, int64_t now_ms) noexcept:
+        cdef uint64_t word = <uint64_t>fr_load(self.segment.c_cell(row, BREAKER_CELL))
+        cdef int state = word & 3
+        if not state or <int64_t>(word >> 24) <= now_ms:
+            return 0
+        if state != HALF_OPEN:
+            return <int64_t>(word >> 24)
+        return now_ms + PROBE_WAIT_MS if <int64_t>(word >> 2 & 0xFF) >= probes else 0
 
     cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept:
         cdef double weight = self.c_places[position].weight * self.c_places[position].factor

@@ -51,7 +51,10 @@ REGIONS: Final = 64
 #: The share of its weight that an endpoint has at the beginning of a slow start (Envoy's min_weight_percent).
 SLOW_START_FLOOR: Final = 0.1
 
-
+#: Of an endpoint that uses no key with a row of its own.
+NO_KEY: Final = -1
+#: However many an endpoint may have, a key is probed by one request at a time.
+KEY_PROBES: Final = 1
 #: While others probe an endpoint, this is when it may be asked for again: its probes' deadline says when they are lost.
 PROBE_WAIT_MS: Final = 1_000
 
@@ -91,3 +94,12 @@ def checked_row(row: int, endpoints: int) -> int:
     if not 0 <= row < endpoints:
         raise IndexError(f"endpoint {row} is not in 0..{endpoints - 1}")
     return row
+
+
+def checked_keys(key_rows: Sequence[int], size: int, endpoints: int) -> list[int]:
+    """Return the row of each endpoint's key. Raises ValueError for too few or many, IndexError for one out of range."""
+    if not len(key_rows):
+        return [NO_KEY] * size
+    if len(key_rows) != size:
+        raise ValueError("all sequences must be of one length")
+    return [NO_KEY if row == NO_KEY else checked_row(row, endpoints) for row in key_rows]

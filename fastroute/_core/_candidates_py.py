@@ -15,7 +15,9 @@ from fastroute._core._candidates_gates import (
     FULL,
     GATE_NAMES,
     KEY,
+    KEY_PROBES,
     MODEL,
+    NO_KEY,
     OUTPUT,
     PASSED,
     PROBE_WAIT_MS,
@@ -25,6 +27,7 @@ from fastroute._core._candidates_gates import (
     SLOW_START_FLOOR,
     TRIED,
     checked_factor,
+    checked_keys,
     checked_position,
     checked_region,
     checked_row,
@@ -85,7 +88,8 @@ class Candidates:
 
     rows: in the segment. ranks: tiers, 0 first. providers, regions: numbers. capabilities: bits. context_windows,
     max_outputs: tokens, 0 for unknown, which keeps nothing away. Prices: pico-USD per token, -1 for unknown, which no
-    ceiling lets through.
+    ceiling lets through. key_rows: the row of the key that an endpoint uses, whose breaker stands before it as well,
+    and which is what `time_window` claims; -1 for none; empty: for none at all.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Candidates:
         max_outputs: Sequence[int],
         input_prices: Sequence[int],
         output_prices: Sequence[int],
+        key_rows: Sequence[int] = (),
         half_open_max_calls: int = 1,
         adaptive: Adaptive | None = None,
     ) -> None:
@@ -126,6 +131,7 @@ class Candidates:
         self._max_outputs = list(max_outputs)
         self._input_prices = list(input_prices)
         self._output_prices = list(output_prices)
+        self.key_rows = checked_keys(key_rows, self.size, segment.endpoints)
         self._half_open_max_calls = half_open_max_calls
         self._factors = [1.0] * self.size
         self._slow_start_ms = 0
@@ -167,6 +173,11 @@ class Candidates:
         if waiting and fit >= need.panic_min and passed * 100 < need.panic_percent * fit:
             self.panicking = True
             self._through(need)
+        return len(self.positions)
+
+    def narrow(self, first: int, end: int) -> int:
+        """Keep only the candidates at positions first..end-1, until the next `gate`; return their number."""
+        self.positions = [position for position in self.positions if first <= position < end]
         return len(self.positions)
 
     def why(self, position: int, need: Need) -> int:
@@ -240,7 +251,7 @@ class Candidates:
         fate = self._channel(row, need.now_ms)
         if fate != PASSED:
             return fate
-        if not self.panicking and not self._admits(row, need.now_ms):
+        if self._back_ms(position, need.now_ms):
             return BREAKER
         return self._rests(row, need.now_ms)
 
@@ -276,25 +287,34 @@ class Candidates:
             self.on_trial = True
         return PASSED
 
-    def _admits(self, row: int, now_ms: int) -> bool:
+    def _back_ms(self, position: int, now_ms: int) -> int:
+        """Return when the breakers may let a request through, 0 if they do now.
+
+        Panic is about endpoints: that many fail at once. A key that fails is out, whatever becomes of its siblings.
+        """
+        back_ms = 0 if self.panicking else self._opens_ms(self.rows[position], self._half_open_max_calls, now_ms)
+        key_row = self.key_rows[position]
+        if key_row == NO_KEY:
+            return back_ms
+        return max(back_ms, self._opens_ms(key_row, KEY_PROBES, now_ms))
+
+    def _opens_ms(self, row: int, probes: int, now_ms: int) -> int:
         word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
         state = word & 3
-        if state in (_OPEN, _HALF_OPEN):
-            if word >> 24 <= now_ms:
-                return True
-            return state == _HALF_OPEN and word >> 2 & 0xFF < self._half_open_max_calls
-        return True
+        if state not in (_OPEN, _HALF_OPEN) or word >> 24 <= now_ms:
+            return 0
+        if state == _OPEN:
+            return word >> 24
+        return now_ms + PROBE_WAIT_MS if word >> 2 & 0xFF >= probes else 0
 
     def _note_return(self, position: int, fate: int, now_ms: int) -> None:
-        row = self.rows[position]
         if fate == FULL:
             at_ms = now_ms + FULL_WAIT_MS
         elif fate == COOLDOWN:
-            at_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
+            at_ms = self.segment.cell(self.rows[position], COOLDOWN_UNTIL_MS)
         elif fate < BREAKER:
-            at_ms = self.segment.cell(row, KEY_STATE if fate == KEY else MODEL_STATE) >> 24
+            at_ms = self.segment.cell(self.rows[position], KEY_STATE if fate == KEY else MODEL_STATE) >> 24
         else:
-            word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
-            at_ms = now_ms + PROBE_WAIT_MS if word & 3 == _HALF_OPEN else word >> 24
+            at_ms = self._back_ms(position, now_ms)
         if not self.retry_at_ms or at_ms < self.retry_at_ms:
             self.retry_at_ms = at_ms

@@ -52,6 +52,12 @@ QUOTA_REQUESTS_TIMES: Final = 25
 QUOTA_TOKENS: Final = 26
 QUOTA_TOKENS_TIMES: Final = 27
 MODEL_SINCE_MS: Final = 31
+# A row may stand for a provider's key instead, over all its models. There, these mean:
+#: Unix time of the last use.
+KEY_USED_AT_MS: Final = 24
+#: What is to be added to the columns REQUESTS and FAILURES, for what was counted before a restart or a reset.
+KEY_REQUESTS_BASE: Final = 25
+KEY_FAILURES_BASE: Final = 26
 
 HEADER_BYTES: Final = 4096
 WORDS_OFFSET: Final = 1024

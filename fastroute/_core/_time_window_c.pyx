@@ -14,6 +14,15 @@ cdef extern from "_atomics.h":
 cdef enum:
     LAST_USED_MS = 5
     NUMBER_BITS = 20
+    NO_KEY = -1
+
+
+cdef inline int64_t *_claimed(Candidates candidates, Py_ssize_t position) noexcept:
+    """Return the cell that a claim of an endpoint is made in: its key's, if that has a row of its own."""
+    cdef int64_t row = candidates.c_places[position].key_row
+    if row == NO_KEY:
+        row = candidates.c_places[position].row
+    return candidates.segment.c_cell(row, LAST_USED_MS)
 
 
 def least_recently_used(Candidates candidates not None, bits, int64_t now_ms, int64_t window_ms):
@@ -22,14 +31,13 @@ def least_recently_used(Candidates candidates not None, bits, int64_t now_ms, in
     cdef Py_ssize_t k, position, best
     cdef int64_t stamp, key, seen, least, latest, claimed
     cdef double weight, tied
-    cdef int64_t *cell
     c_seed(&random, bits)
     candidates.segment._check_open()
     while True:
         best, seen, least, latest, tied = -1, 0, 0, 0, 0.0
         for k in range(candidates.c_count):
             position = candidates.c_positions[k]
-            stamp = fr_load(candidates.segment.c_cell(candidates.c_places[position].row, LAST_USED_MS))
+            stamp = fr_load(_claimed(candidates, position))
             if stamp > latest:
                 latest = stamp
             key = stamp if stamp and now_ms - (stamp >> NUMBER_BITS) < window_ms else 0
@@ -46,6 +54,5 @@ def least_recently_used(Candidates candidates not None, bits, int64_t now_ms, in
         claimed = now_ms << NUMBER_BITS
         if claimed <= latest:
             claimed = latest + 1
-        cell = candidates.segment.c_cell(candidates.c_places[best].row, LAST_USED_MS)
-        if fr_cas(cell, seen, claimed):
+        if fr_cas(_claimed(candidates, best), seen, claimed):
             return best

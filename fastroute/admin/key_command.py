@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from fastroute.admin.keys import MAX_PAGE, Document, KeyDesk, KeyRequest
-from fastroute.config.schema import Config, Limits, Period
+from fastroute.config.fields import Period
+from fastroute.config.schema import Config, Limits
 from fastroute.errors import ConfigError
 
 #: Returns the configuration in a file, or that of the environment.

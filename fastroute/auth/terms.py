@@ -5,7 +5,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from fastroute.config.schema import ApiKey, Budget, Identifier, Limits, ModelName
+from fastroute.config.fields import Identifier, ModelName
+from fastroute.config.schema import ApiKey, Budget, Limits
 
 #: Bounds the size of a key's terms.
 MAX_MODELS: Final = 256

@@ -216,6 +216,8 @@ def _is_ourselves(parts: SplitResult, server: Server) -> bool:
 
 
 def _check_provider_keys(path: Path, provider: Provider, faults: Faults) -> None:
+    if provider.key_strategy is not None and provider.keys == ():
+        faults.add((*path, "key_strategy"), "there are no keys to choose from")
     keys = list(present(provider.keys, (*path, "keys")))
     faults.unique(((*where, "id"), key.id) for where, key in keys)
     seen: dict[str, Path] = {}

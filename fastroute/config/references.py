@@ -6,9 +6,10 @@ from importlib.metadata import entry_points
 from typing import Any, Final
 
 from fastroute.config.faults import Faults, Path, show_path
+from fastroute.config.fields import STRATEGIES
 from fastroute.config.headers import CREDENTIALS, MAX_HEADERS, name_fault, set_fault, value_fault
 from fastroute.config.patterns import any_matches, is_pattern, matches
-from fastroute.config.schema import STRATEGIES, Action, Config, Fallback, Route, Rule, Tenant, Then, When
+from fastroute.config.schema import Action, Config, Fallback, Route, Rule, Tenant, Then, When
 from fastroute.config.shape import Broken
 
 #: Entry point group in which plugins name their balancing strategies.

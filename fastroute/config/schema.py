@@ -9,59 +9,32 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from fastroute.config.fields import (
+    AtOnce,
+    DelayMilliseconds,
+    HeaderText,
+    Identifier,
+    KeyStrategy,
+    Label,
+    Level,
+    Milliseconds,
+    ModelName,
+    PerDay,
+    Period,
+    PerMinute,
+    Port,
+    RejectReason,
+    Sha256Hex,
+    Text,
+    TokenCount,
+    Usd,
+    UsdPerMtok,
+    Weekday,
+    Weight,
+)
 from fastroute.config.secret import Secret
 from fastroute.config.watching import AdaptiveLimit, Probe
 from fastroute.interfaces import DialectName
-
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Weight = Annotated[int, Meta(ge=0, le=1000)]
-Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
-DelayMilliseconds = Annotated[int, Meta(ge=0, le=3_600_000)]
-PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
-PerDay = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
-AtOnce = Annotated[int, Meta(ge=1, le=1_000_000)]
-Identifier = Annotated[
-    str,
-    Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", extra={"form": "1 to 64 of the characters A-Z a-z 0-9 . _ -"}),
-]
-ModelName = Annotated[
-    str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]{1,256}\Z", extra={"form": "1 to 256 characters without spaces"})
-]
-Label = Annotated[
-    str,
-    Meta(
-        pattern=r"^[^\x00-\x1f\x7f]{1,128}\Z",
-        extra={"form": "1 to 128 characters without control characters"},
-    ),
-]
-Text = Annotated[str, Meta(max_length=1024)]
-HeaderText = Annotated[str, Meta(min_length=1, max_length=1024)]
-TokenCount = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z", extra={"form": "64 hexadecimal digits"})]
-# Prices are kept as integer pico-USD per token, so 0.000001 USD per million tokens is the finest price there is.
-UsdPerMtok = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000", "places": 6})]
-# Ledger rows are integer nano-USD.
-Usd = Annotated[Decimal, Meta(extra={"ge": "0", "le": "1000000000", "places": 9})]
-
-Level = Literal["low", "normal", "high", "critical"]
-Period = Literal["minute", "hour", "day", "week", "month", "total"]
-Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-RejectReason = Literal["rate_limit_exceeded", "unauthorized_model", "invalid_request", "maintenance_mode", "custom"]
-
-#: Names of the strategies that come with fastroute; plugins add theirs by entry point.
-STRATEGIES: Final = (
-    "p2c",
-    "round_robin",
-    "weighted_round_robin",
-    "least_connections",
-    "least_latency",
-    "cost_optimized",
-    "adaptive",
-    "random",
-    "time_window",
-    "consistent_hash",
-    "prefix",
-)
 
 
 class Admin(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,7 +128,10 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ProviderKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A credential at a provider. Without an id it is called k1, k2, ... by its place in the list."""
+    """A credential at a provider. Without an id it is called k1, k2, ... by its place in the list.
+
+    quota_group: keys of one group share an account's limits, at whichever provider they are listed.
+    """
 
     key: Secret
     id: Identifier = ""
@@ -165,6 +141,7 @@ class ProviderKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     concurrency: AtOnce | None = None
     rpd: PerDay | None = None
     tpd: PerDay | None = None
+    quota_group: Identifier | None = None
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -213,7 +190,11 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An account at a vendor. After loading, `base_url` is complete and canonical ("" for echo) and keys have ids."""
+    """An account at a vendor. After loading, `base_url` is complete and canonical ("" for echo) and keys have ids.
+
+    key_strategy: how one of its keys is chosen once the route's strategy has chosen the provider; None: its keys are
+    endpoints like any other, and the route's strategy chooses among them.
+    """
 
     id: Identifier
     type: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -232,6 +213,8 @@ class Provider(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeouts: Timeouts | None = None
     probe: Probe | None = None
     adaptive: AdaptiveLimit | None = None
+    key_strategy: KeyStrategy | None = None
+    key_window_ms: Milliseconds = 300_000
 
 
 class Fallback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -103,7 +103,7 @@ class ControlPlane:
         names = identities(config)
 
         def rows_of(provider: str) -> list[int]:
-            return [row for row, identity in zip(rows, names, strict=True) if identity[0] == provider]
+            return [row for row, identity in zip(rows, names, strict=True) if identity[0] == provider and identity[2]]
 
         if self._prober is None:
             client = module.make_client(client_context(os.environ))

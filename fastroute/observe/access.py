@@ -106,7 +106,7 @@ class AccessLog:
             "error": ctx.error.code if ctx.error is not None else None,
             "provider": endpoint.provider if endpoint is not None else None,
             "endpoint": endpoint.id if endpoint is not None else None,
-            "strategy": plan.chooser.name if plan is not None else None,
+            "strategy": plan.chooser.label if plan is not None else None,
             "rules": _rules(ctx),
             "attempts": ctx.attempts,
             "input_tokens": ctx.usage.total_input,

@@ -54,7 +54,7 @@ def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Do
     reference_ms = median(known) if known else 0.0
     return {
         "model": plan.model,
-        "strategy": plan.chooser.name,
+        "strategy": plan.chooser.label,
         "rules": list(plan.terms.decision.rule_ids),
         "prompt_tokens": plan.prompt_tokens,
         "panicking": bool(pool.candidates.panicking),

@@ -39,7 +39,7 @@ def prompt_work(prompt_tokens: int) -> int:
 class Chooser:
     """A strategy of a pool, with the header field that names it."""
 
-    __slots__ = ("header", "learns", "name", "reads_prompt", "strategy")
+    __slots__ = ("header", "label", "learns", "name", "reads_prompt", "strategy")
 
     def __init__(self, name: str, strategy: Strategy, learns: bool) -> None:
         self.name = name
@@ -47,7 +47,9 @@ class Chooser:
         self.learns = learns
         #: Whether it looks at session or prompt, which are left out of the question otherwise.
         self.reads_prompt: bool = getattr(strategy, "reads_prompt", True)
-        self.header: Header = (b"x-fastroute-strategy", name.encode())
+        #: What is shown: the pool of one provider goes by how its keys are chosen.
+        self.label: str = getattr(strategy, "label", name)
+        self.header: Header = (b"x-fastroute-strategy", self.label.encode())
 
 
 class Pool:
@@ -131,7 +133,11 @@ class Pool:
             mine = self.chooser(name)
         except KeyError:
             return
-        mine.strategy.adopt(strategy, positions)
+        if not hasattr(mine.strategy, "route"):
+            # What chose among keys as well has the strategy proper inside.
+            strategy = getattr(strategy, "route", strategy)
+        if strategy is not None:
+            mine.strategy.adopt(strategy, positions)
 
 
 def _learns(strategy: Strategy) -> bool:

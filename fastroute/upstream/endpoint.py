@@ -13,7 +13,8 @@ class Endpoint:
 
     upstream_model: the name the provider knows, "" for "as the client called it". base_path: the path of the base
     URL. Timeouts are nanoseconds. card: its prices, None if they are unknown. limits: the ceilings of its key
-    (`_core.limits.Ceilings`), None if there are none.
+    (`_core.limits.Ceilings`), None if there are none. key: the state of the provider's key over all its models, None
+    where nobody keeps one.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Endpoint:
         "idle_ns",
         "include_usage",
         "index",
+        "key",
         "key_id",
         "limits",
         "provider",
@@ -59,6 +61,7 @@ class Endpoint:
         transport: Transport,
         card: Any = None,
         limits: Any = None,
+        key: Any = None,
     ) -> None:
         self.index = index
         self.id = f"{provider}/{key_id}/{model}"
@@ -79,6 +82,7 @@ class Endpoint:
         self.transport = transport
         self.card = card
         self.limits = limits
+        self.key = key
         self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
         self._starts: dict[str, bytes] = {}
 

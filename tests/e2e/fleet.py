@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from itertools import count, product, takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from fastroute._core.counters import REQUESTS, Segment
 from fastroute.build import endpoint_specs
@@ -118,10 +118,17 @@ def served(gateway: Gateway) -> list[dict[str, int]]:
         segment.close()
 
 
+class Setter(Protocol):
+    """Whose scripts may wait for an event."""
+
+    def set(self, event: Any) -> None:
+        """Let a `Barrier` pass."""
+
+
 class Gate:
     """A play that lets nobody's answer through until it is opened. then: what is answered."""
 
-    def __init__(self, fleet: Fleet, then: Script = GOOD) -> None:
+    def __init__(self, fleet: "Setter", then: Script = GOOD) -> None:
         self.held = 0
         self._fleet = fleet
         self._then = then

@@ -10,7 +10,7 @@ from typing import Any
 from fastroute._core.attempts import OK
 from fastroute._core.counters import IN_FLIGHT
 from fastroute.config.schema import StrategyOptions
-from fastroute.interfaces import Ask, PoolInfo, Result
+from fastroute.interfaces import Ask, KeyPool, PoolInfo, Result
 from tests.unit.core.halves import RUNNING, WORKERS, half_of, need_of, pool_of
 
 Prices = tuple[int, int, int] | None
@@ -20,7 +20,8 @@ class Fleet:
     """Endpoints 0..n-1 in rows 0..n-1, all of them candidates until `only` or `tried` says otherwise.
 
     weights: of the endpoints, or how many there are. half: a module of the half of the core to be used; the one that
-    runs if None. options: of strategies. info: what a strategy is made for.
+    runs if None. key_rows, key_pools: of endpoints that use keys. options: of strategies. info: what a strategy is made
+    for.
     """
 
     def __init__(
@@ -33,14 +34,18 @@ class Fleet:
         ids: Sequence[str] | None = None,
         workers: int = WORKERS,
         seed: int = 1,
+        key_rows: Sequence[int] = (),
+        key_pools: Sequence[KeyPool] = (),
         **options: Any,
     ) -> None:
         core = half_of(half) if half is not None else RUNNING
         self.weights = tuple(float(weight) for weight in ([1.0] * weights if isinstance(weights, int) else weights))
         self.n = n = len(self.weights)
         self.ids = tuple(ids or (f"endpoint-{i}" for i in range(n)))
-        self.segment: Any = core.counters.Segment.create(str(folder / f"counters-{id(self)}"), workers, max(n, 1))
-        self.candidates: Any = pool_of(core, self.segment, self.weights, providers=range(n))
+        self.segment: Any = core.counters.Segment.create(
+            str(folder / f"counters-{id(self)}"), workers, max(n, 1) + len(key_rows)
+        )
+        self.candidates: Any = pool_of(core, self.segment, self.weights, providers=range(n), key_rows=key_rows)
         self.need: Any = need_of(core)
         bits = random.Random(seed)
         self.info = PoolInfo(
@@ -51,6 +56,7 @@ class Fleet:
             tuple(prices) if prices is not None else (None,) * n,
             lambda: bits.getrandbits(64),
             StrategyOptions(**options),
+            key_pools=tuple(key_pools),
         )
 
     def with_bits(self, bits: int) -> PoolInfo:

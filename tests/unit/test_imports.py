@@ -22,7 +22,7 @@ LAYERS = (
         "downstream", "auth", "routing", "load", "balance", "health", "failover", "limits", "billing", "upstream",
         "dialects", "observe",
     ),
-    ("snapshot",),
+    ("snapshot", "keypools"),
     ("admission", "attempt", "gateway", "race", "build", "handout"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),

@@ -13,7 +13,7 @@ from fastroute._core.counters import IN_FLIGHT
 from fastroute.balance import registry
 from fastroute.balance.base import BaseStrategy
 from fastroute.balance.registry import BUILT_IN, find_strategy
-from fastroute.config.schema import STRATEGIES
+from fastroute.config.fields import STRATEGIES
 from fastroute.interfaces import Ask, Result
 from tests.unit.fleet import Fleet
 

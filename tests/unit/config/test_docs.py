@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from fastroute.config.fields import STRATEGIES
 from fastroute.config.presets import PRESETS, UNSUPPORTED_TYPES
-from fastroute.config.schema import INTERNAL_FIELDS, STRATEGIES, Config, Reject, Rule, Then
+from fastroute.config.schema import INTERNAL_FIELDS, Config, Reject, Rule, Then
 from fastroute.config.shape import struct_info
 from fastroute.routing.rules import Facts, compile_rules
 from tests.unit.config.helpers import load

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fastroute.config.fields import STRATEGIES
 from fastroute.config.references import is_zone, known_strategies
-from fastroute.config.schema import STRATEGIES
 from tests.unit.config.helpers import faults, load
 
 PROVIDERS = """

@@ -97,7 +97,7 @@ def pool_of(half: Half, segment: Any, weights: Sequence[float], **columns: Any) 
     """
     n = len(weights)
     rows = columns.pop("rows", range(n))
-    options = {name: columns.pop(name) for name in ("half_open_max_calls", "adaptive") if name in columns}
+    options = {name: columns.pop(name) for name in ("key_rows", "half_open_max_calls", "adaptive") if name in columns}
     filled = {}
     for name in _COLUMNS:
         column = columns.pop(name, 0)

@@ -559,3 +559,65 @@ def test_a_closed_segment(half: Half, segment: Any) -> None:
     for call in (lambda: pool.gate(need_of(half)), lambda: pool.why(0, need_of(half))):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+# ---- keys ----
+
+
+def test_a_key_that_is_out_takes_its_endpoints_along_and_nobody_else(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1] * 5, key_rows=[8, 8, 9, 9, -1])
+    assert pool.key_rows == [8, 8, 9, 9, -1]
+    open_all(segment, [8])
+    assert (pool.gate(need_of(half, now_ms=NOW)), list(pool)) == (3, [2, 3, 4])
+    assert pool.removed[gates.BREAKER] == 2
+    assert pool.retry_at_ms == NOW + 1_000
+    # Once its time is over, and while nobody probes it.
+    assert pool.gate(need_of(half, now_ms=NOW + 1_000)) == 5
+    set_breaker(segment, 8, HALF_OPEN, NOW + 60_000, probes=0)
+    assert pool.gate(need_of(half, now_ms=NOW)) == 5
+    set_breaker(segment, 8, HALF_OPEN, NOW + 60_000, probes=1)
+    assert list(pool) == [0, 1, 2, 3, 4]
+    assert (pool.gate(need_of(half, now_ms=NOW)), list(pool)) == (3, [2, 3, 4])
+    assert pool.retry_at_ms == NOW + gates.PROBE_WAIT_MS
+
+
+def test_a_key_has_one_probe_whatever_its_endpoints_have(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1], key_rows=[9], half_open_max_calls=3)
+    set_breaker(segment, 0, HALF_OPEN, NOW + 60_000, probes=2)
+    assert pool.gate(need_of(half, now_ms=NOW)) == 1
+    set_breaker(segment, 9, HALF_OPEN, NOW + 60_000, probes=1)
+    assert pool.gate(need_of(half, now_ms=NOW)) == 0
+
+
+def test_who_waits_for_both_waits_for_the_later(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1], key_rows=[9])
+    for own, key in ((3_000, 5_000), (5_000, 3_000)):
+        open_all(segment, [0], NOW + own)
+        open_all(segment, [9], NOW + key)
+        assert pool.gate(need_of(half, now_ms=NOW)) == 0
+        assert pool.retry_at_ms == NOW + 5_000
+
+
+def test_panic_does_not_bring_back_a_key_that_is_out(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1] * 6, key_rows=[8, 8, 9, 9, -1, -1])
+    open_all(segment, [8, 2, 3, 4])
+    assert (pool.gate(need_of(half, now_ms=NOW, panic_percent=50)), pool.panicking) == (4, True)
+    assert list(pool) == [2, 3, 4, 5]
+
+
+def test_rows_of_keys_that_do_not_exist(half: Half, segment: Any) -> None:
+    for wrong in (ENDPOINTS, -2):
+        with pytest.raises(IndexError):
+            pool_of(half, segment, [1.0], key_rows=[wrong])
+    with pytest.raises(ValueError, match="of one length"):
+        pool_of(half, segment, [1.0, 1.0], key_rows=[3])
+    assert pool_of(half, segment, [1.0, 1.0]).key_rows == [gates.NO_KEY] * 2
+
+
+def test_narrowing_keeps_what_stands_between(half: Half, segment: Any) -> None:
+    pool = pool_of(half, segment, [1, 1, 0, 1, 1])
+    assert (pool.narrow(1, 4), list(pool), len(pool)) == (2, [1, 3], 2)
+    assert (pool.narrow(2, 9), list(pool)) == (1, [3])
+    assert (pool.narrow(0, 0), list(pool)) == (0, [])
+    # Until the next gate.
+    assert pool.gate(need_of(half)) == 4

@@ -63,10 +63,13 @@ endpoint = st.fixed_dictionaries(
         "takes": st.integers(0, 3),
         "requests_left": st.just(-1) | st.integers(0, 100),
         "tokens_left": st.just(-1) | st.integers(0, 100),
+        # The row of its key, whose breaker is that of whatever endpoint has it.
+        "key_rows": st.just(-1) | st.integers(-1, ENDPOINTS - 1),
     }
 )
 COLUMNS = (
     "ranks", "providers", "regions", "capabilities", "context_windows", "max_outputs", "input_prices", "output_prices",
+    "key_rows",
 )  # fmt: skip
 orders = st.none() | st.binary(min_size=PROVIDERS, max_size=PROVIDERS)
 orders |= st.lists(st.integers(0, 2), min_size=PROVIDERS, max_size=PROVIDERS).map(bytes)
@@ -139,6 +142,8 @@ def seen(half: Any, pool: Any, wants: dict[str, Any], now_ms: int, random_bits: 
         selection.weighted_random(pool, random_bits, now_ms),
         selection.RoundRobin(pool.size, random_bits).pick(pool),
         selection.SmoothWeightedRoundRobin([int(weight) for weight in pool.weights]).pick(pool),
+        [(pool.narrow(first, end), list(pool)) for first, end in ((0, 6), (2, 9), (3, 3))],
+        pool.key_rows,
     ]
 
 
@@ -171,7 +176,7 @@ def test_same_candidates_same_choices(
             assert left == seen(COMPILED, compiled, wants, now_ms, random_bits, decay_ms)
             # And what holds of both: whoever is chosen is a candidate, and none where there are none.
             positions = left[1]
-            for chosen in left[9:]:
+            for chosen in left[9:14]:
                 assert chosen in positions if positions and chosen >= 0 else chosen == -1
             assert sum(left[2]) + sum(1 for gate in left[7] if gate == gates.PASSED) == pure.size
             assert all(left[7][position] == gates.PASSED for position in positions)

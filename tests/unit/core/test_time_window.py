@@ -105,6 +105,16 @@ def test_only_candidates_are_picked(half: ModuleType, segment: Any) -> None:
     assert segment.cell(0, LAST_USED_MS) == segment.cell(3, LAST_USED_MS) == 0
 
 
+def test_a_key_is_claimed_with_all_its_endpoints(half: ModuleType, segment: Any) -> None:
+    """Endpoints 0 and 1 are two models of one key, 2 and 3 of another."""
+    first = Picker(half, pool_of(half_of(half), segment, [1, 1], rows=[0, 2], key_rows=[8, 9]))
+    second = Picker(half, pool_of(half_of(half), segment, [1, 1], rows=[1, 3], key_rows=[8, 9]))
+    turns = [pick(DAY_MS + at) for at, pick in enumerate([first, second] * 10)]
+    assert turns == [turns[0], 1 - turns[0]] * 10
+    assert [segment.cell(row, LAST_USED_MS) for row in range(4)] == [0] * 4
+    assert {segment.cell(row, LAST_USED_MS) >> 20 for row in (8, 9)} == {DAY_MS + 18, DAY_MS + 19}
+
+
 def test_a_closed_segment_is_refused(half: ModuleType, segment: Any) -> None:
     candidates = pool_of(half_of(half), segment, [1, 1])
     segment.close()
@@ -168,7 +178,10 @@ PURE, COMPILED = (param.values[0] for param in twins("time_window"))
 
 @pytest.mark.skipif(COMPILED is None, reason="the compiled half is not built")
 @given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 7.0]), st.integers(0, 2000) | st.just(0)), max_size=6),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0, 7.0]), st.integers(0, 2000) | st.just(0), st.integers(-1, 1)),
+        max_size=6,
+    ),
     st.lists(st.tuples(st.integers(-300, 900), st.integers(-(2**70), 2**70)), max_size=30),
 )
 def test_same_choices(tmp_path_factory: Any, endpoints: list[Any], steps: list[tuple[int, int]]) -> None:
@@ -176,16 +189,17 @@ def test_same_choices(tmp_path_factory: Any, endpoints: list[Any], steps: list[t
     answers = []
     for half in (PURE, COMPILED):
         (folder / half.__name__).mkdir()
-        segment = segment_at(half_of(half), folder / half.__name__, len(endpoints))
-        for row, (_, stamp) in enumerate(endpoints):
+        segment = segment_at(half_of(half), folder / half.__name__, len(endpoints) + 2)
+        for row, (_, stamp, _) in enumerate(endpoints):
             segment.set_cell(row, LAST_USED_MS, stamp << 20)
-        candidates = pool_of(half_of(half), segment, [weight for weight, _ in endpoints])
+        key_rows = [len(endpoints) + key if key >= 0 else -1 for _, _, key in endpoints]
+        candidates = pool_of(half_of(half), segment, [weight for weight, _, _ in endpoints], key_rows=key_rows)
         now_ms = 1500
         seen = []
         for wait, bits in steps:
             now_ms = max(0, now_ms + wait)
             picked = half.least_recently_used(candidates, bits, now_ms, 1000)
-            seen.append((picked, [segment.cell(row, LAST_USED_MS) for row in range(len(endpoints))]))
+            seen.append((picked, [segment.cell(row, LAST_USED_MS) for row in range(segment.endpoints)]))
         answers.append(seen)
         segment.close()
     assert answers[0] == answers[1]

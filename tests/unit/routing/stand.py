@@ -10,7 +10,7 @@ from typing import Any, Self
 from fastroute._core.attempts import FAILED, OK, RATE_LIMITED
 from fastroute._core.counters import IN_FLIGHT, Segment
 from fastroute.admin.explain import Question, answer
-from fastroute.build import Surroundings, build_snapshot, endpoint_specs
+from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import Clock
 from fastroute.config import load_file
 from fastroute.context import Context
@@ -61,7 +61,7 @@ class Stand:
         self._bits = lambda: rng.getrandbits(64)
 
     def __enter__(self) -> Self:
-        count = len(endpoint_specs(self.config))
+        count = len(identities(self.config))
         self.segment = Segment.create(str(self._folder / "segment"), 1, count)
         self.clock = Clock(lambda: self.now_ms * 1_000_000, lambda: WALL_NS)
         around = Surroundings(self._loop, self.segment, self.clock, self._bits, {})

@@ -1,0 +1,240 @@
+"""Key pools over HTTP, with several workers: who is used when, and who is out."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastroute._core.counters import ATOMIC, REQUESTS, Segment
+from fastroute.upstream.mock import Request, Script, json_response
+from tests.e2e.client import chat
+from tests.e2e.fleet import BAD, GOOD, Gate, Load, config, wake
+from tests.e2e.harness import Gateway, wait_until
+from tests.e2e.keys import KeyServer
+from tests.e2e.test_breaker_http import Background
+
+#: Claims and probes are exact over several processes only where shared words are changed atomically.
+WORKERS = 4 if ATOMIC else 1
+#: A short rest, one probe. There are more models than an endpoint's breaker would need to open by itself: with every
+#: model asked for in turn, a key has its minimum sample long before any of its endpoints has.
+MODELS = [f"m{number}" for number in range(10)]
+BREAKER = {
+    "failure_threshold": 10_000, "min_requests": 20, "timeout_ms": 2_000, "max_timeout_ms": 2_000, "success_threshold": 1,
+    "panic_percent": 0,
+}  # fmt: skip
+LASTING = {"timeout_ms": 60_000, "max_timeout_ms": 60_000}
+
+
+def in_turn(number: int) -> dict[str, object]:
+    """Ask for one model after the other."""
+    return chat(MODELS[number % len(MODELS)])
+
+
+@pytest.fixture
+def server() -> Iterator[KeyServer]:
+    with KeyServer("k1", "k2", "k3") as made:
+        yield made
+
+
+@contextmanager
+def running(provider: Any, directory: Path, **more: Any) -> Iterator[Gateway]:
+    with Gateway(config([provider], WORKERS, **more), directory) as gateway:
+        wake(gateway)
+        yield gateway
+        gateway.wait_idle()
+    assert "Traceback" not in gateway.log
+
+
+def by_worker(gateway: Gateway, endpoints: int) -> list[list[int]]:
+    """Return, for each worker, how many requests it has sent to each of the first endpoints."""
+    segment = Segment.open(os.path.join(gateway.state_dir, "segment"))
+    try:
+        return [[segment.get(worker, row, REQUESTS) for row in range(endpoints)] for worker in range(segment.workers)]
+    finally:
+        segment.close()
+
+
+def removed(gateway: Gateway, model: str = "m") -> dict[str, str]:
+    """Return the keys that a request for the model cannot be sent with now, and the gate that removes each."""
+    candidates = gateway.explain({"model": model})["candidates"]
+    assert candidates
+    return {one["endpoint"].split("/")[1]: one["removed_by"] for one in candidates if one["removed_by"]}
+
+
+# === Which key ===
+
+
+def test_round_robin_is_exact_in_each_worker(server: KeyServer, tmp_path: Path) -> None:
+    with running(server.provider("round_robin"), tmp_path) as gateway:
+        assert {reply.status for reply in Load(gateway).send(600)} == {200}
+        gateway.wait_idle()
+        for counts in by_worker(gateway, 3):
+            assert max(counts) - min(counts) <= 1
+        counts = server.counts()
+        assert sum(counts.values()) == 600
+        assert max(counts.values()) - min(counts.values()) <= WORKERS
+
+
+def test_weights_are_exact_in_each_worker(server: KeyServer, tmp_path: Path) -> None:
+    weights = {"k1": 1, "k2": 3, "k3": 2}
+    keys = [{"key": key, "id": key, "weight": weight} for key, weight in weights.items()]
+    with running(server.provider("weighted", keys=keys), tmp_path) as gateway:
+        assert {reply.status for reply in Load(gateway).send(1200)} == {200}
+        gateway.wait_idle()
+        for counts in by_worker(gateway, 3):
+            for count, weight in zip(counts, weights.values(), strict=True):
+                # Of every six, each key has exactly its weight.
+                assert sum(counts) // 6 * weight <= count <= -(-sum(counts) // 6) * weight
+        for key, weight in weights.items():
+            assert abs(server.counts()[key] - 200 * weight) <= 3 * WORKERS
+
+
+def test_time_window_uses_no_key_twice_while_another_is_free(tmp_path: Path) -> None:
+    """As many requests at once as there are keys, over all workers: each key is used once. And so again and again."""
+    names = [f"k{number}" for number in range(16)]
+    with KeyServer(*names) as server, running(server.provider("time_window"), tmp_path) as gateway:
+        load = Load(gateway, clients=16)
+        for round_ in range(1, 6):
+            assert {reply.status for reply in load.send(16)} == {200}
+            assert server.counts() == dict.fromkeys(names, round_)
+        gateway.wait_idle()
+        assert sum(1 for counts in by_worker(gateway, 16) if sum(counts)) == WORKERS
+
+
+def test_time_window_takes_the_least_recently_used_first(server: KeyServer, tmp_path: Path) -> None:
+    """One request after the other, for two models, by whichever worker gets it."""
+    provider = server.provider("time_window", models=["m", "n"], key_window_ms=1)
+    with running(provider, tmp_path) as gateway:
+        load = Load(gateway, clients=1, body=lambda number: chat("mn"[number % 2]))
+        for _ in range(30):
+            assert {reply.status for reply in load.send(4)} == {200}
+        order = [use.key for use in server.uses]
+        assert sorted(order[:3]) == ["k1", "k2", "k3"]
+        assert order == order[:3] * 40
+
+
+def test_the_strategy_shown_is_that_of_the_keys(server: KeyServer, tmp_path: Path) -> None:
+    with running(server.provider("time_window"), tmp_path) as gateway:
+        assert gateway.explain({"model": "m"})["strategy"] == "time_window"
+
+
+def test_the_route_chooses_the_provider_and_the_provider_its_key(server: KeyServer, tmp_path: Path) -> None:
+    with KeyServer("q1", "q2") as other:
+        providers = [server.provider("round_robin"), other.provider("weighted", ident="q")]
+        document = config(providers, WORKERS, routing={"strategy": "round_robin"})
+        with Gateway(document, tmp_path) as gateway:
+            wake(gateway)
+            assert {reply.status for reply in Load(gateway).send(1000)} == {200}
+            counts = server.counts() + other.counts()
+            assert sum(counts.values()) == 1000
+            for count in counts.values():
+                assert abs(count - 200) <= 2 * WORKERS
+            assert gateway.explain({"model": "m"})["strategy"] == "round_robin"
+
+
+# === Who is out ===
+
+
+def every(third: int, good: int = 1) -> Callable[[Request], Script]:
+    """Return a play of which `good` of `third` requests succeed, those first."""
+    turns = count()
+    return lambda request: GOOD if next(turns) % third < good else BAD
+
+
+def test_a_key_that_fails_is_out_and_its_siblings_see_nothing_of_it(server: KeyServer, tmp_path: Path) -> None:
+    """It fails two of three requests, whatever the model; then one request in all probes it, and brings it back."""
+    provider = server.provider("round_robin", models=MODELS)
+    routing = {"breaker": BREAKER, "retry": {"budget": {"min_per_s": 1000}}}
+    with running(provider, tmp_path, routing=routing) as gateway:
+        load = Load(gateway, body=in_turn)
+        server.plays["k1"] = every(3)
+        replies = load.send_while(lambda: "k1" not in removed(gateway, MODELS[0]))
+        server.plays["k1"] = gate = Gate(server, then=BAD)
+        # Out for all models, and nobody else is.
+        assert [removed(gateway, model) for model in MODELS] == [{"k1": "breaker"}] * len(MODELS)
+        with Background(gateway, body=in_turn) as background:
+            wait_until(lambda: gate.held == 1)
+            background.wait(300)
+            assert gate.held == 1
+            # The probe fails: out again, for all of them. The next one is one request as well.
+            server.plays["k1"] = second = Gate(server)
+            gate.open()
+            wait_until(lambda: second.held == 1)
+            background.wait(300)
+            assert (gate.held, second.held) == (1, 1)
+            # It succeeds: the key is back, at once.
+            server.plays["k1"] = GOOD
+            second.open()
+            wait_until(lambda: removed(gateway, MODELS[0]) == {})
+        gateway.wait_idle()
+        since = len(server.uses)
+        later = load.send(600)
+        assert {reply.status for reply in [*replies, *background.load.replies, *later]} == {200}
+        counts = server.counts(since)
+        assert max(counts.values()) - min(counts.values()) <= WORKERS * len(MODELS)
+
+
+@pytest.mark.parametrize(("good", "of", "out"), [(1, 2, False), (2, 5, True)])
+def test_more_than_half_is_too_many(good: int, of: int, out: bool, server: KeyServer, tmp_path: Path) -> None:
+    """One request after the other, good ones before bad ones: the share is never above that in the end."""
+    server.plays["k1"] = every(of, good)
+    routing = {"breaker": {**BREAKER, **LASTING}, "retry": {"budget": {"min_per_s": 1000}}}
+    with running(server.provider("round_robin", models=MODELS), tmp_path, routing=routing) as gateway:
+        load = Load(gateway, clients=1, body=in_turn)
+        assert {reply.status for reply in load.send(180)} == {200}
+        assert 20 <= server.counts()["k1"] < 20 * len(MODELS)
+        assert removed(gateway, MODELS[0]) == ({"k1": "breaker"} if out else {})
+
+
+def test_one_broken_model_does_not_take_the_keys_from_the_others(server: KeyServer, tmp_path: Path) -> None:
+    """All that is asked for is broken, until its endpoints' breakers open; then another model is asked for."""
+
+    def broken_m(request: Any) -> Script:
+        return BAD if b'"m"' in request.body else GOOD
+
+    server.plays = dict.fromkeys(server.keys, broken_m)
+    breaker = {"timeout_ms": 60_000, "min_requests": 8, "panic_percent": 0}
+    provider = server.provider("round_robin", models=["m", "n"])
+    with running(provider, tmp_path, routing={"breaker": breaker}) as gateway:
+        Load(gateway, clients=16).send(200)
+        assert removed(gateway, "m") == dict.fromkeys(server.keys, "breaker")
+        assert removed(gateway, "n") == {}
+        replies = Load(gateway, body=lambda number: chat("n")).send(90)
+        assert {reply.status for reply in replies} == {200}
+        assert {reply.attempts for reply in replies} == {1}
+
+
+def test_a_refused_key_goes_and_the_others_serve(server: KeyServer, tmp_path: Path) -> None:
+    server.plays["k2"] = json_response(401, {"error": {"message": "scripted", "type": "invalid_request_error"}})
+    breaker = {**BREAKER, **LASTING, "min_requests": 5}
+    with running(server.provider("round_robin"), tmp_path, routing={"breaker": breaker}) as gateway:
+        load = Load(gateway)
+        assert {reply.status for reply in load.send(100)} == {200}
+        assert set(removed(gateway)) == {"k2"}
+        since = len(server.uses)
+        assert {(reply.status, reply.attempts) for reply in load.send(100)} == {(200, 1)}
+        assert set(server.counts(since)) == {"k1", "k3"}
+
+
+def test_a_rate_limited_key_rests_as_long_as_it_is_told_to(server: KeyServer, tmp_path: Path) -> None:
+    """And the others go on: nothing is said of them."""
+    body = {"error": {"message": "slow down", "type": "rate_limit_error"}}
+    server.plays["k1"] = json_response(429, body, [(b"retry-after-ms", b"1500")])
+    with running(server.provider("round_robin"), tmp_path) as gateway:
+        load = Load(gateway)
+        load.send_while(lambda: not server.counts()["k1"])
+        gateway.wait_idle()
+        server.plays["k1"] = GOOD
+        refused = [use.at_s for use in server.uses if use.key == "k1"]
+        assert set(removed(gateway)) <= {"k1"}
+        replies = load.send_while(lambda: server.counts()["k1"] == len(refused))
+        back = min(use.at_s for use in server.uses if use.key == "k1" and use.at_s > max(refused))
+        # The clock of the cooldown starts when the answer is there, a little after the request was.
+        assert 1.5 <= back - max(refused) < 4.0
+        assert {reply.status for reply in replies} == {200}
+        assert Counter(reply.attempts for reply in replies) == {1: len(replies)}

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from fastroute._core._attempts_rules import GENERATIONS
 from fastroute._core.attempts import FAILED, Attempts
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import Context
@@ -107,7 +108,7 @@ class KeyedAttempt(Attempt):
         if self._held:
             # A ticket with this bit has no generation: no breaker was asked.
             judged = verdict == FAILED and not self._ticket & 2
-            late = judged and self._attempts.state(self._row, now_ms)[1] != self._ticket >> 2
+            late = judged and self._attempts.state(self._row, now_ms)[1] != self._ticket >> 2 & GENERATIONS
             self.endpoint.key.leave(
                 self._worker, self._key_ticket, verdict, now_ms, bits=bits, hint_ms=hint_ms, late=late
             )

@@ -22,6 +22,8 @@ OPEN: Final = 1
 HALF_OPEN: Final = 2
 
 REFUSED: Final = -1
+#: A generation of a breaker is a number of 14 bits; a ticket has that of its admission above its lowest two bits.
+GENERATIONS: Final = 0x3FFF
 #: From this bit on, a ticket has the mark that `adaptive` has given; below are generation:14, uncounted:1, probe:1.
 MARK_SHIFT: Final = 16
 

@@ -9,7 +9,7 @@ from fastroute._core._adaptive_c cimport Adaptive
 from fastroute._core._counters_c cimport Segment
 
 from fastroute._core._adaptive_rules import same_segment
-from fastroute._core._attempts_rules import Policy, checked
+from fastroute._core._attempts_rules import Policy, checked, latency_counts
 
 cdef extern from "_atomics.h":
     int64_t fr_load(int64_t *cell) noexcept
@@ -50,6 +50,10 @@ cdef enum:
     MAX_HINT_MS = 300000
     PROBE_LOST_MS = 60000
     MAX_AHEAD_MS = 0xFFFF
+    LATENCY_0 = 32
+    LATENCY_CELLS = 16
+    LATENCY_LEAST = 10
+    EPOCHS_AHEAD = 16
 
 cdef double SEED_COST_MS = 1000.0
 cdef double FORGOTTEN_MS = 1e-3
@@ -103,7 +107,7 @@ cdef class Attempts:
         self._check(worker, row)
         fr_add(self._segment.c_own(worker, row, WORK), -work)
         if cost_ms >= 0.0:
-            self._observe(row, cost_ms, now_ms, False)
+            self._measured(row, cost_ms, now_ms)
             if self.adaptive is not None:
                 self.adaptive.c_first_token(row, cost_ms, now_ms)
 
@@ -122,7 +126,7 @@ cdef class Attempts:
         if verdict == OK:
             self._count(row, 1 << 20, now_ms)
             if cost_ms >= 0.0:
-                self._observe(row, cost_ms, now_ms, False)
+                self._measured(row, cost_ms, now_ms)
         elif verdict == NEUTRAL:
             if cost_ms >= 0.0:
                 self._observe(row, cost_ms, now_ms, True)
@@ -154,6 +158,12 @@ cdef class Attempts:
         cdef int64_t good = 0, failed = 0
         self._health(row, now_ms, &good, &failed)
         return good, failed
+
+    def latencies(self, Py_ssize_t row, int64_t now_ms):
+        """Return how many good answers of late there were by their time to the first token; see `latency_quantile`."""
+        self._check(0, row)
+        words = [self._load(row, LATENCY_0 + i) for i in range(LATENCY_CELLS)]
+        return latency_counts(words, now_ms // self._window_ms & 0xFFFF)
 
     cdef int _check(self, Py_ssize_t worker, Py_ssize_t row) except -1:
         self._segment._check_open()
@@ -349,6 +359,36 @@ cdef class Attempts:
             if word and (epoch - (word >> 40) & EPOCH_MASK) < WINDOW_BUCKETS:
                 good[0] += word >> 20 & FULL
                 failed[0] += word & FULL
+
+    cdef void _measured(self, Py_ssize_t row, double cost_ms, int64_t now_ms) noexcept:
+        cdef uint64_t us, old, counts, epoch, age
+        cdef uint64_t now = <uint64_t>(now_ms // self._window_ms) & 0xFFFF
+        cdef int power = 0, lane
+        self._observe(row, cost_ms, now_ms, False)
+        us = <uint64_t>((cost_ms if cost_ms < 1e8 else 1e8) * 1000.0)
+        if us < 1 << LATENCY_LEAST:
+            us = 1 << LATENCY_LEAST
+        elif us >= 1 << LATENCY_LEAST + LATENCY_CELLS:
+            us = (1 << LATENCY_LEAST + LATENCY_CELLS) - 1
+        while us >> LATENCY_LEAST + power + 1:
+            power += 1
+        lane = 16 * <int>(3 * (us - (<uint64_t>1 << LATENCY_LEAST + power)) >> LATENCY_LEAST + power)
+        while True:
+            old = self._load(row, LATENCY_0 + power)
+            counts = old & 0xFFFFFFFFFFFFULL
+            epoch = now
+            age = now - (old >> 48) & 0xFFFF
+            if counts and age:
+                if age > 0xFFFF - EPOCHS_AHEAD:
+                    epoch = old >> 48
+                elif age < 16:
+                    counts = counts >> age & (<uint64_t>0xFFFF >> age) * 0x000100010001ULL
+                else:
+                    counts = 0
+            if (counts >> lane & 0xFFFF) == 0xFFFF:
+                return
+            if self._cas(row, LATENCY_0 + power, old, epoch << 48 | counts + (<uint64_t>1 << lane)):
+                return
 
     cdef void _observe(self, Py_ssize_t row, double sample, int64_t now_ms, bint only_if_above) noexcept:
         """Take a sample into the peak EWMA. only_if_above: leave it be if it has a worse opinion already."""

@@ -33,7 +33,10 @@ from fastroute._core._attempts_rules import (
     REFUSED,
     SEED_COST_MS,
     Policy,
+    aged_latencies,
     checked,
+    latency_counts,
+    latency_place,
 )
 from fastroute._core._counters_file import (
     BREAKER,
@@ -43,6 +46,8 @@ from fastroute._core._counters_file import (
     COST,
     FAILURES,
     IN_FLIGHT,
+    LATENCY_0,
+    LATENCY_CELLS,
     REQUESTS,
     SLOW_START_MS,
     WINDOW_0,
@@ -84,7 +89,7 @@ class Attempts:
         """Give back the part of the work that the first token ends, and note what that token took (-1: nothing)."""
         self._segment.add(worker, row, WORK, -work)
         if cost_ms >= 0.0:
-            self._observe(row, cost_ms, now_ms, False)
+            self._measured(row, cost_ms, now_ms)
             if self.adaptive is not None:
                 self.adaptive.first_token(row, cost_ms, now_ms)
 
@@ -115,7 +120,7 @@ class Attempts:
         if verdict == OK:
             self._count(row, 1 << 20, now_ms)
             if cost_ms >= 0.0:
-                self._observe(row, cost_ms, now_ms, False)
+                self._measured(row, cost_ms, now_ms)
         elif verdict == NEUTRAL:
             if cost_ms >= 0.0:
                 self._observe(row, cost_ms, now_ms, True)
@@ -148,6 +153,11 @@ class Attempts:
                 good += word >> 20 & _FULL
                 failed += word & _FULL
         return good, failed
+
+    def latencies(self, row: int, now_ms: int) -> list[int]:
+        """Return how many good answers of late there were by their time to the first token; see `latency_quantile`."""
+        words = [self._load(row, LATENCY_0 + i) for i in range(LATENCY_CELLS)]
+        return latency_counts(words, now_ms // self.policy.window_ms & 0xFFFF)
 
     # --- in
 
@@ -304,6 +314,17 @@ class Attempts:
             base = old if old >> 40 == epoch else epoch << 40
             full = base & _FULL if what == 1 else base >> 20 & _FULL
             if full == _FULL or self._cas(row, cell, old, base + what):
+                return
+
+    def _measured(self, row: int, cost_ms: float, now_ms: int) -> None:
+        """Note the time to the first token of a good answer: in the cost, and among the latencies."""
+        self._observe(row, cost_ms, now_ms, False)
+        place, lane = latency_place(cost_ms)
+        while True:
+            old = self._load(row, LATENCY_0 + place)
+            epoch, counts = aged_latencies(old, now_ms // self.policy.window_ms & 0xFFFF)
+            full = counts >> 16 * lane & MAX_SATURATED == MAX_SATURATED
+            if full or self._cas(row, LATENCY_0 + place, old, epoch << 48 | counts + (1 << 16 * lane)):
                 return
 
     def _observe(self, row: int, sample: float, now_ms: int, only_if_above: bool) -> None:

@@ -4,10 +4,16 @@
     BREAKER_COUNTS  consecutive failures:16  probes that went well:16  trips in a row:16
     COST            milliseconds as a 32-bit float << 32 | time in ms, modulo 2**32
     WINDOW_0..9     epoch:24 << 40 | good:20 << 20 | failed:20
+    LATENCY_0..15   epoch:16 << 48 | count:16 << 32 | count:16 << 16 | count:16
+
+LATENCY_n counts good answers by their normalised time to the first token, from 2**(10 + n) microseconds on, by thirds
+of that; the first and the last one take what lies beyond. An epoch is a window; counts of earlier ones are halved for
+each that has passed.
 
 `until_ms` of an open breaker is when the next probe may go, of a half-open one when its probes are given up for lost.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 # How an attempt ended.
@@ -44,6 +50,15 @@ FORGOTTEN_MS: Final = 1e-3
 JITTER: Final = 0.1
 MAX_SATURATED: Final = 0xFFFF
 MAX_TRIPS: Final = 16
+
+
+#: The least time that is told apart, 2**10 microseconds, as a power of two.
+LATENCY_LEAST: Final = 10
+LATENCY_OCTAVES: Final = 16
+#: An epoch that lies ahead by no more than this is another worker's, which has looked at the clock later.
+EPOCHS_AHEAD: Final = 16
+_LANES: Final = 3
+_COUNT: Final = 0xFFFF
 
 
 class Policy(NamedTuple):
@@ -99,3 +114,40 @@ def checked(policy: Policy) -> Policy:
     if policy.window_ms < 10 or policy.decay_ms < 1 or policy.penalty_ms < 0 or policy.slow_start_ms < 0:
         raise ValueError("window_ms must be at least 10, decay_ms at least 1")
     return policy
+
+
+def latency_place(cost_ms: float) -> tuple[int, int]:
+    """Return (cell, count in it) of a time that is not negative."""
+    us = int(min(cost_ms, 1e8) * 1000.0)
+    us = min(max(us, 1 << LATENCY_LEAST), (1 << LATENCY_LEAST + LATENCY_OCTAVES) - 1)
+    power = us.bit_length() - 1
+    return power - LATENCY_LEAST, 3 * (us - (1 << power)) >> power
+
+
+def aged_latencies(word: int, epoch: int) -> tuple[int, int]:
+    """Return (epoch, counts) of a LATENCY cell as they are in an epoch. Both epochs are modulo 2**16."""
+    counts = word & (1 << 48) - 1
+    age = epoch - (word >> 48) & 0xFFFF
+    if not counts or age == 0:
+        return epoch, counts
+    if age > 0xFFFF - EPOCHS_AHEAD:
+        return word >> 48, counts
+    return epoch, counts >> age & (_COUNT >> age) * 0x1_0001_0001 if age < 16 else 0
+
+
+def latency_counts(words: Sequence[int], epoch: int) -> list[int]:
+    """Return how many answers each third of each octave has, the quickest first."""
+    aged = [aged_latencies(word, epoch)[1] for word in words]
+    return [counts >> 16 * lane & _COUNT for counts in aged for lane in range(_LANES)]
+
+
+def latency_quantile(counts: Sequence[int], q: float) -> float:
+    """Return a quantile in milliseconds, -1 for no counts. Within one count all times are taken to be as likely."""
+    total = sum(counts)
+    left = q * total
+    for at, count in enumerate(counts):
+        if count and count >= left:
+            octave, lane = divmod(at, _LANES)
+            return float((1 << LATENCY_LEAST + octave) * (1.0 + (lane + left / count) / _LANES) / 1000.0)
+        left -= count
+    return -1.0

@@ -21,7 +21,7 @@ cdef enum:
     LAYERS = 256
     BANDIT = 7
     BANDIT_TIME_MS = 8
-    CELLS = 32
+    CELLS = 48
 
 cdef double FLOOR = rules.FLOOR
 cdef double MAX_FLOOR = rules.MAX_FLOOR

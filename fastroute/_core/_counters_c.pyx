@@ -30,7 +30,7 @@ cdef enum:
     COLUMNS = 8
     IN_FLIGHT = 0
     WORK = 6
-    CELLS = 32
+    CELLS = 48
 
 
 cdef inline Py_ssize_t _position(object i, Py_ssize_t bound, str what) except -1:
@@ -111,7 +111,7 @@ cdef class Segment:
         return fr_add(self._cell_at(worker, endpoint, column), change)
 
     def cell(self, endpoint, i):
-        """Return cell `i` (0..31) of those of an endpoint that all workers share."""
+        """Return cell `i` (0..47) of those of an endpoint that all workers share."""
         return fr_load(self._shared_at(endpoint, i))
 
     def set_cell(self, endpoint, i, value):

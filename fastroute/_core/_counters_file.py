@@ -3,7 +3,7 @@
     0     header: magic, layout version, row bytes, workers, endpoints, file size (native byte order)
     1024  64 control words of 8 bytes
     4096  rows of 64 bytes (one cache line, 8 signed 64-bit columns); row = worker * endpoints + endpoint
-    then  32 cells of 8 bytes for each endpoint, shared by all workers
+    then  48 cells of 8 bytes for each endpoint, shared by all workers
 
 The file is shared by processes of one host and one boot only; nothing in it is meant to outlive them.
 """
@@ -30,7 +30,7 @@ WORK: Final = 6
 SPARE_B: Final = 7
 
 #: Cells of an endpoint that all workers share, changed by compare-and-swap.
-CELLS: Final = 32
+CELLS: Final = 48
 BREAKER: Final = 0
 BREAKER_COUNTS: Final = 1
 COOLDOWN_UNTIL_MS: Final = 2
@@ -52,6 +52,8 @@ QUOTA_REQUESTS_TIMES: Final = 25
 QUOTA_TOKENS: Final = 26
 QUOTA_TOKENS_TIMES: Final = 27
 MODEL_SINCE_MS: Final = 31
+LATENCY_0: Final = 32
+LATENCY_CELLS: Final = 16
 # A row may stand for a provider's key instead, over all its models. There, these mean:
 #: Unix time of the last use.
 KEY_USED_AT_MS: Final = 24
@@ -67,7 +69,7 @@ MAX_WORKERS: Final = 1024
 MAX_ENDPOINTS: Final = 65536
 
 _MAGIC: Final = b"FRCOUNTS"
-_LAYOUT_VERSION: Final = 2
+_LAYOUT_VERSION: Final = 3
 _HEADER: Final = struct.Struct("=8sIIIIQ")
 # What a file system answers that cannot reserve blocks ahead of their use.
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})

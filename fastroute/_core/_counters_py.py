@@ -100,7 +100,7 @@ class Segment:
         return self._add(self._cell_at(worker, endpoint, column), delta)
 
     def cell(self, endpoint: int, i: int) -> int:
-        """Return cell `i` (0..31) of those of an endpoint that all workers share."""
+        """Return cell `i` (0..47) of those of an endpoint that all workers share."""
         return self._cells[self._shared_at(endpoint, i)]
 
     def set_cell(self, endpoint: int, i: int, value: int) -> None:

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any, Final
 
-from fastroute._core._attempts_rules import FORGOTTEN_MS
+from fastroute._core._attempts_rules import FORGOTTEN_MS, latency_quantile
 from fastroute._core._candidates_gates import GATE_NAMES, PASSED
 from fastroute._core.adaptive import describe
 from fastroute._core.attempts import Attempts
@@ -38,11 +38,14 @@ def health_state(ok: int, failed: int, breaker: int) -> str:
     return "degraded" if breaker or (failed and score < DEGRADED_BELOW) else "healthy"
 
 
-def latency_share(cost_ms: float, reference_ms: float) -> float:
-    """Return what latency is worth in a score, above 0 to 1: the pool's median over the endpoint's own."""
-    if cost_ms < FORGOTTEN_MS or reference_ms < FORGOTTEN_MS:
+def latency_share(median_ms: float, reference_ms: float) -> float:
+    """Return what latency is worth in a score, above 0 to 1: the pool's median over the endpoint's own.
+
+    Negative: nothing is known.
+    """
+    if median_ms <= 0.0 or reference_ms <= 0.0:
         return 1.0
-    return min(1.0, reference_ms / cost_ms)
+    return min(1.0, reference_ms / median_ms)
 
 
 def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Document:
@@ -50,8 +53,9 @@ def explain(planner: Planner, plan: Plan, attempts: Attempts, now_ms: int) -> Do
     pool: Pool = plan.pool
     position = planner.peek(plan, now_ms)
     refusal = planner.refuse(plan, now_ms) if position < 0 else None
-    known = [cost for row in pool.info.rows if (cost := attempts.cost(row, now_ms)) >= FORGOTTEN_MS]
-    reference_ms = median(known) if known else 0.0
+    medians = (latency_quantile(attempts.latencies(row, now_ms), 0.5) for row in pool.info.rows)
+    known = [median_ms for median_ms in medians if median_ms >= 0.0]
+    reference_ms = median(known) if known else -1.0
     return {
         "model": plan.model,
         "strategy": plan.chooser.label,
@@ -98,7 +102,7 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
         "load": load,
         "expected_ttft_ms": _expected_ttft_ms(attempts.cost(endpoint.index, now_ms), plan.prompt_tokens),
         "estimated_cost_nano_usd": _cost(pool, at, plan.prompt_tokens, plan.output_tokens),
-        **endpoint_state(attempts, endpoint.index, now_ms, reference_ms),
+        **endpoint_state(attempts, endpoint.index, now_ms, reference_ms, plan.prompt_tokens),
         "adaptive": _adaptive(attempts, endpoint.index, now_ms),
     }
 
@@ -108,14 +112,26 @@ def _adaptive(attempts: Attempts, row: int, now_ms: int) -> Document | None:
     return describe(view) if view is not None else None
 
 
-def endpoint_state(attempts: Attempts, row: int, now_ms: int, reference_ms: float) -> Document:
-    """Return the health of the endpoint in one row of the segment. reference_ms: the median cost of its pool."""
+def endpoint_state(attempts: Attempts, row: int, now_ms: int, reference_ms: float, prompt_tokens: int = 0) -> Document:
+    """Return the health of the endpoint in one row of the segment.
+
+    reference_ms: the median of its pool's median times to the first token, -1 if not known. prompt_tokens: of the
+    prompt that times are told for.
+    """
     state, _, probes, open_until_ms = attempts.state(row, now_ms)
     ok, failed = attempts.health(row, now_ms)
+    counts = attempts.latencies(row, now_ms)
+    median_ms, late_ms = latency_quantile(counts, 0.5), latency_quantile(counts, 0.95)
+    score = health_score(ok, failed) * latency_share(median_ms, reference_ms)
     return {
         "health": health_state(ok, failed, state),
-        "health_score": round(health_score(ok, failed) * latency_share(attempts.cost(row, now_ms), reference_ms), 4),
+        "health_score": round(score, 4),
         "window": {"ok": ok, "failed": failed},
+        "ttft_ms": {
+            "p50": _for_prompt(median_ms, prompt_tokens),
+            "p95": _for_prompt(late_ms, prompt_tokens),
+            "samples": sum(counts),
+        },
         "breaker": {
             "state": STATES[state],
             "probes": probes,
@@ -126,9 +142,12 @@ def endpoint_state(attempts: Attempts, row: int, now_ms: int, reference_ms: floa
 
 def _expected_ttft_ms(cost_ms: float, prompt_tokens: int) -> float | None:
     """Return the time to the first token by what has been measured; None where nothing has, or it is long forgotten."""
-    if cost_ms < FORGOTTEN_MS:
-        return None
-    return round(cost_ms * (1.0 + prompt_tokens / PROMPT_TOKENS_PER_UNIT), 3)
+    return _for_prompt(cost_ms if cost_ms >= FORGOTTEN_MS else -1.0, prompt_tokens)
+
+
+def _for_prompt(cost_ms: float, prompt_tokens: int) -> float | None:
+    """Return a normalised time for a prompt of that length, None for a negative one."""
+    return round(cost_ms * (1.0 + prompt_tokens / PROMPT_TOKENS_PER_UNIT), 3) if cost_ms >= 0.0 else None
 
 
 def _cost(pool: Pool, at: int, prompt_tokens: int, output_tokens: int) -> int | None:

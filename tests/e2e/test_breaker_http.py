@@ -190,6 +190,24 @@ def test_slow_start_after_closing(fleet: Fleet, tmp_path: Path) -> None:
         assert abs(fleet.counts(since)["a"] - 91) <= 46
 
 
+# === What is known of latencies ===
+
+
+def test_times_to_the_first_token_are_those_of_all_workers(fleet: Fleet, tmp_path: Path) -> None:
+    # No answer may be half forgotten before it is asked for: windows end at every whole hour of the monotonic clock.
+    if time.monotonic() % 3600 > 3540:
+        time.sleep(61)
+    with running(fleet, tmp_path, breaker={**LONG, "window_ms": 3_600_000}) as gateway:
+        fleet.plays["a"] = [Pause(0.08), *GOOD]
+        assert {reply.status for reply in Load(gateway).send(200)} == {200}
+        gateway.wait_idle()
+        found = {one["provider"]: one["ttft_ms"] for one in gateway.explain({"model": "m"})["candidates"]}
+        assert {name: times["samples"] for name, times in found.items()} == dict(fleet.counts())
+        assert sum(times["samples"] for times in found.values()) == 200
+        # Five tokens of answer in one piece are a fifth more.
+        assert found["a"]["p95"] >= found["a"]["p50"] > 80 / 1.2 / 1.35
+
+
 # === A failing endpoint ===
 
 

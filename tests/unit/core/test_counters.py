@@ -73,14 +73,15 @@ def test_a_new_segment_is_zero(segment: Any, path: str) -> None:
     assert [segment.word(i) for i in range(WORDS)] == [0] * WORDS
     assert [segment.totals(c) for c in range(COLUMNS)] == [[0] * 5] * COLUMNS
     assert [segment.cell(e, i) for e in range(5) for i in range(CELLS)] == [0] * (5 * CELLS)
-    assert os.path.getsize(path) == 4096 + 3 * 5 * 64 + 5 * 256
+    assert os.path.getsize(path) == 4096 + 3 * 5 * 64 + 5 * 8 * layout.CELLS
 
 
 def test_named_cells_are_cells_of_their_own() -> None:
     names = ["BREAKER", "BREAKER_COUNTS", "COOLDOWN_UNTIL_MS", "COST", "LAST_USED_MS", "SLOW_START_MS", "BANDIT"]
     names += ["BANDIT_TIME_MS", "CLOSED_AT_MS"]
     window = range(layout.WINDOW_0, layout.WINDOW_0 + layout.WINDOW_BUCKETS)
-    cells = [getattr(layout, name) for name in names] + list(window)
+    latencies = range(layout.LATENCY_0, layout.LATENCY_0 + layout.LATENCY_CELLS)
+    cells = [getattr(layout, name) for name in names] + list(window) + list(latencies)
     assert len(set(cells)) == len(cells)
     assert all(0 <= cell < CELLS for cell in cells)
 
@@ -127,13 +128,13 @@ def test_shared_cells_do_not_alias(segment: Any) -> None:
 
 
 def test_shared_cells(segment: Any) -> None:
-    segment.set_cell(4, 31, -7)
-    assert segment.add_cell(4, 31, 10) == 3
-    assert segment.cas_cell(4, 31, 4, 9) is False
-    assert segment.cell(4, 31) == 3
-    assert segment.cas_cell(4, 31, 3, INT64_MAX) is True
-    assert segment.add_cell(4, 31, 1) == -(2**63)
-    assert segment.cell(4, 30) == segment.cell(3, 31) == 0
+    segment.set_cell(4, 47, -7)
+    assert segment.add_cell(4, 47, 10) == 3
+    assert segment.cas_cell(4, 47, 4, 9) is False
+    assert segment.cell(4, 47) == 3
+    assert segment.cas_cell(4, 47, 3, INT64_MAX) is True
+    assert segment.add_cell(4, 47, 1) == -(2**63)
+    assert segment.cell(4, 46) == segment.cell(3, 47) == 0
 
 
 def test_totals_sum_over_workers(segment: Any) -> None:
@@ -361,12 +362,12 @@ def patched(path: str, offset: int, data: bytes) -> None:
     ("offset", "data", "message"),
     [
         (0, b"NOTMAGIC", "not a counter segment"),
-        (8, struct.pack("=I", 99), "layout 99/64, not 2/64"),
-        (8, struct.pack("=I", 1), "layout 1/64, not 2/64"),
-        (12, struct.pack("=I", 128), "layout 2/128"),
+        (8, struct.pack("=I", 99), "layout 99/64, not 3/64"),
+        (8, struct.pack("=I", 1), "layout 1/64, not 3/64"),
+        (12, struct.pack("=I", 128), "layout 3/128"),
         (16, struct.pack("=I", 2000), "workers must be"),
         (20, struct.pack("=I", 0), "endpoints must be"),
-        (20, struct.pack("=I", 6), "6336 bytes .* where 6784 are expected"),
+        (20, struct.pack("=I", 6), "6976 bytes .* where 7552 are expected"),
         (24, struct.pack("=Q", 1), "are expected"),
     ],
 )

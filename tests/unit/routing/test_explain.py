@@ -79,6 +79,12 @@ def test_the_choice_its_strategy_and_everybodys_load(tmp_path: Path) -> None:
         assert a["load"] == pytest.approx(200.0)
         assert a["expected_ttft_ms"] == pytest.approx(200.0, rel=0.01)
         assert (a["upstream_model"], a["weight"], a["window"]) == ("m", 100, {"ok": 1, "failed": 0})
+        assert a["ttft_ms"] == {
+            "p50": pytest.approx(200.0, rel=0.1),
+            "p95": pytest.approx(200.0, rel=0.1),
+            "samples": 1,
+        }
+        assert candidate(document, "b")["ttft_ms"] == {"p50": None, "p95": None, "samples": 0}
         assert a["breaker"] == {"state": "closed", "probes": 0, "retry_in_ms": 0}
 
 

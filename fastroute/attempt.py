@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from fastroute._core._attempts_rules import GENERATIONS
-from fastroute._core.attempts import FAILED, Attempts
+from fastroute._core.attempts import FAILED
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import Context
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
@@ -30,57 +30,26 @@ class Held(NamedTuple):
     survey: Survey
 
 
-class Attempt(Permit):
+class Attempt(Permit, eq=False, gc=False):
     """One request to one endpoint, in flight until it is released.
 
     outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
     with its head. strip: the usage event is ours, not the client's. grant: what it holds of the ceilings of its key.
     """
 
-    __slots__ = (
-        "endpoint",
-        "exchange",
-        "failure",
-        "first",
-        "first_byte_ns",
-        "grant",
-        "held",
-        "outcome",
-        "position",
-        "sent_ns",
-        "strip",
-        "survey",
-    )
-
-    def __init__(
-        self,
-        attempts: Attempts,
-        worker: int,
-        ticket: int,
-        work: int,
-        endpoint: Endpoint,
-        position: int,
-        sent_ns: int,
-    ) -> None:
-        # What Permit.__init__ does, without a call of its own: there is one of these for every attempt.
-        self._attempts = attempts
-        self._worker = worker
-        self._row = endpoint.index
-        self._ticket = ticket
-        self._work = work
-        self._held = True
-        self.endpoint = endpoint
-        self.position = position
-        self.sent_ns = sent_ns
-        self.exchange: Exchange | None = None
-        self.outcome = classify.CANCELLED
-        self.failure: UpstreamError | None = None
-        self.held: Held | None = None
-        self.grant: Any = None
-        self.first = b""
-        self.first_byte_ns = -1
-        self.strip = False
-        self.survey: Survey = NO_SURVEY
+    # Never None: an attempt is made with it, but what follows a field with a default must have one too.
+    endpoint: Endpoint = None  # type: ignore[assignment]
+    position: int = -1
+    sent_ns: int = 0
+    grant: Any = None
+    exchange: Exchange | None = None
+    outcome: Outcome = classify.CANCELLED
+    failure: UpstreamError | None = None
+    held: Held | None = None
+    first: bytes = b""
+    first_byte_ns: int = -1
+    strip: bool = False
+    survey: Survey = NO_SURVEY
 
     def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
         """Note a failure of the transport, before or after the answer had begun."""
@@ -88,29 +57,29 @@ class Attempt(Permit):
         self.outcome = classifier.transport(failure.kind, failure.sent)
 
 
-class KeyedAttempt(Attempt):
+class KeyedAttempt(Attempt, eq=False, gc=False):
     """An attempt with a key that has a state of its own, which is told how it ended as well."""
 
-    __slots__ = ("_key_ticket",)
+    key_ticket: int = -1
 
     def admit(self, now_ms: int, wall_ns: int) -> bool:
         """Ask the key to let the attempt through, which the endpoint has done. If it refuses, nothing is counted."""
         key = self.endpoint.key
-        self._key_ticket: int = key.enter(self._worker, now_ms, wall_ns)
-        if self._key_ticket >= 0:
+        self.key_ticket = key.enter(self.worker, now_ms, wall_ns)
+        if self.key_ticket >= 0:
             return True
-        self._held = False
-        key.withdraw(self._attempts, self._worker, self._row, self._ticket, self._work, now_ms)
+        self.in_flight = False
+        key.withdraw(self.attempts, self.worker, self.row, self.ticket, self.work, now_ms)
         return False
 
     def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
         """Count the attempt out and record how it went, at the key and at the endpoint."""
-        if self._held:
+        if self.in_flight:
             # A ticket with this bit has no generation: no breaker was asked.
-            judged = verdict == FAILED and not self._ticket & 2
-            late = judged and self._attempts.state(self._row, now_ms)[1] != self._ticket >> 2 & GENERATIONS
+            judged = verdict == FAILED and not self.ticket & 2
+            late = judged and self.attempts.state(self.row, now_ms)[1] != self.ticket >> 2 & GENERATIONS
             self.endpoint.key.leave(
-                self._worker, self._key_ticket, verdict, now_ms, bits=bits, hint_ms=hint_ms, late=late
+                self.worker, self.key_ticket, verdict, now_ms, bits=bits, hint_ms=hint_ms, late=late
             )
         super().release(verdict, cost_ms, now_ms, bits, hint_ms)
 
@@ -120,8 +89,8 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
     endpoint = attempt.endpoint
     operation: Operation = ctx.operation
     name = endpoint.upstream_name(model)
-    body = ctx.body
-    target = endpoint.target(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
+    body: bytes = ctx.body
+    target, start = endpoint.begin(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
     if not operation.model_in_path:
         edits: list[Edit] = []
         if name != ctx.called:
@@ -139,7 +108,7 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
     extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
     return UpstreamRequest(
         target,
-        endpoint.head_start(operation, target),
+        start,
         ctx.head_lines,
         extra,
         body,

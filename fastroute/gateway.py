@@ -11,7 +11,6 @@ from typing import Any, Final
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.ratelimit import read_allowance
-from fastroute._core.sse import StreamMeter
 from fastroute.admission import Admission, is_limited
 from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
@@ -19,12 +18,11 @@ from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
-from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream
+from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream, ClientGoneError
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.operations import find_operation, guess_dialect
-from fastroute.downstream.pace import BURST_NS, Pace
-from fastroute.downstream.reply import JSON_TYPE, error_reply, with_retry_after
-from fastroute.downstream.request import RequestReader
+from fastroute.downstream.reply import JSON_TYPE, error_reply
+from fastroute.downstream.request import SCAN_IN_THREAD_BYTES, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
@@ -42,6 +40,7 @@ from fastroute.interfaces import (
 )
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
+from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.pool import LEARN_EVERY, Pool
@@ -54,18 +53,9 @@ from fastroute.upstream.transport import UpstreamRequest
 
 log = logging.getLogger("fastroute")
 
-#: A whole answer up to this size is held until it is complete, so that one that breaks off can still fail over.
-HOLD_BYTES: Final = 1 << 20
+
 #: Of an error answer that is about to be retried, this much is kept in case every other attempt fails too.
 HOLD_ERROR_BYTES: Final = 1 << 16
-#: A streamed answer that is no event stream is kept for metering up to this size; beyond it usage is estimated.
-METER_BYTES: Final = 16 << 20
-#: An event up to this size is passed on only when it is whole.
-MAX_EVENT_BYTES: Final = 1 << 20
-#: Bodies larger than this are parsed in a thread.
-PARSE_IN_THREAD_BYTES: Final = 1 << 18
-
-_ATTEMPTS: Final = [(b"x-fastroute-attempts", b"%d" % n) for n in range(32)]
 
 
 class Gateway:
@@ -97,9 +87,9 @@ class Gateway:
         self._id_prefix = id_prefix
         self.access = access
         self.loop = loop
-        self._pace = Pace(loop)
         #: Whoever has ceilings has got them from a limiter, and that one is in here.
         self._admission: Any = admission
+        self._relay = Relay(loop, self._now, self._settle, admission)
 
     async def handle(self, downstream: AsgiDownstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
@@ -132,7 +122,15 @@ class Gateway:
             if operation.name == "models":
                 await self._list_models(downstream, ctx, model, head.fields)
                 return
-            await self._reader.read_body(downstream, ctx, length)
+            try:
+                body = await self._reader.expect(downstream, ctx, length)
+            except ClientGoneError:
+                # Gone, or its framing broke off: whoever is still there to read it learns why.
+                raise GatewayError(400, "invalid_request_error", "the request body broke off", close=True) from None
+            if len(body) <= SCAN_IN_THREAD_BYTES:
+                self._reader.take_body(ctx, body)
+            else:
+                await self._reader.take_large(ctx, body)
             route = _resolve(snapshot, ctx, model)
             ctx.admitted = True
             plan = snapshot.planner.plan(ctx, route)
@@ -206,7 +204,7 @@ class Gateway:
         if held is not None:
             ctx.endpoint = held.endpoint
             ctx.survey = held.survey
-            await self._answer(downstream, ctx, held, held.body, held.outcome)
+            await self._relay.whole(downstream, ctx, held, held.body, held.outcome)
         elif attempt is not None and attempt.failure is not None:
             raise _bad_gateway(attempt.failure)
         else:
@@ -231,16 +229,23 @@ class Gateway:
         if exchange.status >= 400:
             if await self._hold(exchange, attempt, ctx, snapshot):
                 return False
-        elif _is_held(ctx, exchange):
-            body, failure = await self._collect(exchange, ctx, HOLD_BYTES)
+        elif is_held(ctx, exchange):
+            body: bytes | None
+            failure = None
+            if exchange.complete:
+                body = attempt.first + exchange.read()
+            else:
+                body, failure = await collect(exchange, ctx, HOLD_BYTES)
             if body is not None:
-                await self._answer(downstream, ctx, exchange, body, attempt.outcome)
+                if len(body) > PARSE_IN_THREAD_BYTES:
+                    await self._relay.meter_large(ctx, body)
+                await self._relay.whole(downstream, ctx, exchange, body, attempt.outcome)
                 return True
             if failure is not None:
                 attempt.fail(failure, snapshot.classifier)
                 return False
         attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
-        await self._relay(downstream, ctx, exchange, attempt)
+        await self._relay.stream(downstream, ctx, exchange, attempt)
         return True
 
     def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
@@ -279,10 +284,13 @@ class Gateway:
                     grant.withdraw()
                 continue
             sent_ns = now_ms * 1_000_000
+            row, work = endpoint.index, plan.work
             if endpoint.key is None:
-                attempt = Attempt(attempts, self._worker, ticket, plan.work, endpoint, position, sent_ns)
+                attempt = Attempt(attempts, self._worker, row, ticket, work, True, endpoint, position, sent_ns, grant)
             else:
-                attempt = keyed = KeyedAttempt(attempts, self._worker, ticket, plan.work, endpoint, position, sent_ns)
+                attempt = keyed = KeyedAttempt(
+                    attempts, self._worker, row, ticket, work, True, endpoint, position, sent_ns, grant
+                )
                 if not keyed.admit(now_ms, ctx.arrived_wall_ns):
                     if grant is not None:
                         grant.withdraw()
@@ -290,7 +298,6 @@ class Gateway:
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            attempt.grant = grant
             return attempt
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
@@ -411,42 +418,17 @@ class Gateway:
         attempt.first = first
         attempt.first_byte_ns = now
         attempt.outcome = snapshot.classifier.status(exchange.status)
-        if snapshot.attempts.adaptive is not None:
+        if attempt.survey.has_limits and snapshot.attempts.adaptive is not None:
             allowance = read_allowance(exchange.headers, self._wall() // 1_000_000)
             if allowance is not None:
                 attempt.allowed(allowance, now // 1_000_000)
-
-    async def _collect(self, exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
-        """Read a whole answer. (None, None): it proved larger than `limit`, what came so far is in `ctx.first`."""
-        if exchange.complete:
-            return ctx.first + exchange.read(), None
-        pieces = [ctx.first]
-        size = len(ctx.first)
-        try:
-            while not exchange.complete:
-                await exchange.wait()
-                data = exchange.read()
-                pieces.append(data)
-                size += len(data)
-                ctx.progress += 1
-                if size > limit:
-                    ctx.first = b"".join(pieces)
-                    return None, None
-        except UpstreamError as error:
-            return None, error
-        except asyncio.CancelledError:
-            if ctx.interrupted != STREAM:
-                raise
-            ctx.resume()
-            return None, UpstreamError("timeout", "the provider stopped in the middle of its answer")
-        return b"".join(pieces), None
 
     async def _hold(self, exchange: Exchange, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> bool:
         """Read an error answer, which another attempt may make unnecessary, and judge it.
 
         False: it is too large to be held, nobody else is left to be tried, and so it is the answer.
         """
-        body, failure = await self._collect(exchange, ctx, HOLD_ERROR_BYTES)
+        body, failure = await collect(exchange, ctx, HOLD_ERROR_BYTES)
         if failure is not None:
             attempt.fail(failure, snapshot.classifier)
             return True
@@ -462,161 +444,6 @@ class Gateway:
         attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
         return True
 
-    # --- answering
-
-    async def _answer(
-        self,
-        downstream: AsgiDownstream,
-        ctx: Context,
-        exchange: Exchange | Held,
-        body: bytes,
-        outcome: Outcome,
-    ) -> None:
-        """Send a whole answer: meter, settle, then let the client have it."""
-        ctx.status = exchange.status
-        ctx.response_bytes = len(body)
-        if outcome.name == "ok" and ctx.operation.metered:
-            await self._meter_json(ctx, body)
-        headers = self._reply_headers(ctx, exchange)
-        ctx.outcome = outcome.name
-        self._settle(ctx)
-        await downstream.respond(exchange.status, headers, body)
-
-    async def _relay(self, downstream: AsgiDownstream, ctx: Context, exchange: Exchange, attempt: Attempt) -> None:
-        """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
-        outcome = attempt.outcome
-        ctx.status = exchange.status
-        events = ctx.survey.events
-        meter = StreamMeter(ctx.dialect.KEEP_ALL, attempt.strip and events, MAX_EVENT_BYTES, events)
-        kept: list[bytes] | None = None if events else []
-        await downstream.start(exchange.status, self._reply_headers(ctx, exchange))
-        broken = ""
-        cut = classify.STREAM_BROKEN
-        last = b""
-        try:
-            last = await self._pump(downstream, ctx, exchange, meter, kept)
-        except UpstreamError as error:
-            broken = error.message
-        except asyncio.CancelledError:
-            if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
-                await self._meter_relay(ctx, meter, kept, outcome, whole=False)
-                raise
-            reason = ctx.resume()
-            broken = _INTERRUPTIONS[reason]
-            if reason != STREAM:
-                cut = classify.STREAM_ENDED
-        mid_event = meter.mid_event
-        tail = last + meter.finish()
-        await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
-        if broken:
-            outcome = attempt.outcome = cut
-        ctx.outcome = outcome.name
-        self._settle(ctx)
-        if broken and kept is not None:
-            return
-        if broken:
-            tail = _error_event(ctx, mid_event, broken)
-        await downstream.finish(tail)
-
-    async def _pump(
-        self,
-        downstream: AsgiDownstream,
-        ctx: Context,
-        exchange: Exchange,
-        meter: StreamMeter,
-        kept: list[bytes] | None,
-    ) -> bytes:
-        """Move bytes from the provider to the client until the answer is complete; return the last of them, unsent.
-
-        They wait for the record: a client that knows its answer's length has it whole with the last byte.
-        kept: None for an event stream.
-        """
-        data = ctx.first + exchange.read()
-        complete = exchange.complete
-        ctx.first = b""
-        sent_ns = 0
-        while True:
-            if data:
-                ctx.progress += 1
-                now = self._now()
-                if now - sent_ns < BURST_NS and not complete:
-                    await self._pace.tick()
-                    now = self._now()
-                    data += exchange.read()
-                    complete = exchange.complete
-                sent_ns = now
-                ctx.response_bytes += len(data)
-                if kept is None:
-                    data = meter.feed(data)
-                elif ctx.response_bytes <= METER_BYTES:
-                    kept.append(data)
-                if complete:
-                    return data
-                if data:
-                    ctx.phase = SEND
-                    await downstream.send(data)
-                    ctx.phase = STREAM
-            elif complete:
-                return b""
-            else:
-                await exchange.wait()
-            data = exchange.read()
-            complete = exchange.complete
-
-    async def _meter_json(self, ctx: Context, body: bytes) -> None:
-        if len(body) <= PARSE_IN_THREAD_BYTES:
-            usage = ctx.dialect.usage_from_json(body)
-        else:
-            usage = await asyncio.to_thread(ctx.dialect.usage_from_json, body)
-        if usage is None:
-            ctx.usage = estimate_usage(ctx.request_bytes, 0, len(body), None)
-            ctx.usage_source = "estimated"
-        else:
-            ctx.usage = usage
-            ctx.usage_source = "provider"
-
-    async def _meter_relay(
-        self, ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool
-    ) -> None:
-        """Take the usage out of what was relayed; estimate what the provider did not get round to reporting."""
-        if outcome.name != "ok" or not ctx.operation.metered:
-            return
-        if kept is not None and ctx.response_bytes <= METER_BYTES and whole:
-            await self._meter_json(ctx, b"".join(kept))
-            return
-        usage = ctx.dialect.usage_from_events(meter.usage_events)
-        if usage is not None and (whole or meter.finished):
-            ctx.usage = usage
-            ctx.usage_source = "provider"
-        elif ctx.response_bytes or usage is not None:
-            content = meter.content_bytes if kept is None else ctx.response_bytes
-            ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
-            ctx.usage_source = "estimated"
-
-    def _reply_headers(self, ctx: Context, exchange: Exchange | Held) -> list[Header]:
-        endpoint: Endpoint = ctx.endpoint
-        plan: Plan = ctx.plan
-        # The provider's id is what its support asks for; ours stands beside it.
-        own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
-        overhead_us = max(0, (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000)
-        limited = ctx.principal.limits is not None
-        headers = [
-            *(self._admission.instead(ctx, exchange.headers) if limited else exchange.headers),
-            endpoint.reply_header,
-            plan.route.model_header or (b"x-fastroute-model", plan.model.encode()),
-            _ATTEMPTS[ctx.attempts],
-            plan.chooser.header,
-            (b"x-fastroute-overhead-us", b"%d" % overhead_us),
-            (own, ctx.request_id.encode()),
-        ]
-        if plan.terms.decision.header_value:
-            headers.append((b"x-fastroute-rule", plan.terms.decision.header_value))
-        if ctx.retry_after_ms >= 0 and (exchange.status in (408, 429) or exchange.status >= 500):
-            # Somebody who was not asked may be back before those who were.
-            wait_ms = ctx.retry_after_ms if plan.wait_ms < 0 else min(ctx.retry_after_ms, plan.wait_ms)
-            return with_retry_after(headers, wait_ms)
-        return headers
-
     # --- ends
 
     async def _refuse(self, downstream: AsgiDownstream, ctx: Context, error: GatewayError) -> None:
@@ -631,7 +458,7 @@ class Gateway:
         dialect = ctx.dialect or ctx.snapshot.dialects[guess_dialect(downstream.path)]
         status, headers, body = error_reply(error, dialect, ctx.request_id)
         if ctx.attempts:
-            headers.append(_ATTEMPTS[ctx.attempts])
+            headers.append(ATTEMPTS[ctx.attempts])
         if ctx.principal is not None and ctx.principal.limits is not None:
             headers += self._admission.fields(ctx)
         self._settle(ctx)
@@ -739,12 +566,6 @@ def _kind(ctx: Context, endpoint: Endpoint | None, outcome: str, source: str) ->
     )
 
 
-_INTERRUPTIONS: Final = {
-    STREAM: "the provider stopped in the middle of its answer",
-    TOTAL: "the request's deadline passed",
-    DRAIN: "the gateway is shutting down",
-}
-
 _REFUSALS: Final = {
     "read_body": lambda: GatewayError(408, "request_timeout", "the request body did not arrive in time", close=True),
     CONNECT: lambda: GatewayError(504, "deadline_exceeded", "the provider did not connect in time"),
@@ -774,18 +595,6 @@ def _bad_gateway(failure: UpstreamError) -> GatewayError:
     if failure.kind == "overflow":
         return GatewayError(503, "overloaded", failure.message, retry_after_s=1, fault="gateway", retry_safe=True)
     return GatewayError(502, "upstream_error", failure.message, fault="upstream", retry_safe=not failure.sent)
-
-
-def _error_event(ctx: Context, mid_event: bool, message: str) -> bytes:
-    """Return the event that ends a broken stream; half an event that was held back is forgotten.
-
-    mid_event: an event too long to be held back was cut in the middle. It is closed off first.
-    """
-    if ctx.operation.name == "responses":
-        event: bytes = ctx.dialect.error_event_responses(502, "upstream_error", message)
-    else:
-        event = ctx.dialect.error_event(502, "upstream_error", message)
-    return b"\n\n" + event if mid_event else event
 
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:
@@ -827,10 +636,3 @@ def _resolve(snapshot: Snapshot, ctx: Context, path_model: bytes) -> Route:
     if not ctx.principal.may_use(model):
         raise unknown_model(named[start:end])
     return route
-
-
-def _is_held(ctx: Context, exchange: Exchange) -> bool:
-    """Whether the answer is sent only once it is complete: everything that is not streamed, unless it is large."""
-    if exchange.length > HOLD_BYTES or ctx.survey.events:
-        return False
-    return not ctx.stream or exchange.length >= 0

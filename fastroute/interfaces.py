@@ -268,7 +268,7 @@ class Authenticator(Protocol):
         """Remember nothing that was found: keys may have been revoked."""
 
 
-class Ask:
+class Ask(msgspec.Struct, eq=False, gc=False):
     """What a strategy may know of the request it chooses for.
 
     now_ms: monotonic milliseconds. prompt_tokens, output_tokens: estimates. session: what keeps requests together (a
@@ -276,32 +276,17 @@ class Ask:
     where in it stands what comes before that for the model, tools and system prompt. latency_target_ms: 0 for none.
     """
 
-    __slots__ = (
-        "latency_target_ms",
-        "now_ms",
-        "output_tokens",
-        "preamble",
-        "prompt",
-        "prompt_end",
-        "prompt_start",
-        "prompt_tokens",
-        "session",
-        "stream",
-        "tenant",
-    )
-
-    def __init__(self) -> None:
-        self.now_ms = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.session = b""
-        self.tenant = ""
-        self.prompt = b""
-        self.prompt_start = 0
-        self.prompt_end = 0
-        self.preamble: tuple[tuple[int, int], ...] = ()
-        self.latency_target_ms = 0
-        self.stream = False
+    now_ms: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    session: bytes = b""
+    tenant: str = ""
+    prompt: bytes = b""
+    prompt_start: int = 0
+    prompt_end: int = 0
+    latency_target_ms: int = 0
+    stream: bool = False
+    preamble: tuple[tuple[int, int], ...] = ()
 
 
 class Wishes:

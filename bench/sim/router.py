@@ -127,7 +127,7 @@ class Router:
     def arrive(self, job: Job) -> None:
         """Take a request in."""
         self._budget.deposit(self._clock.now_ms)
-        plan = Plan(self._route, self._pool, self._chooser)
+        plan = Plan(route=self._route, asked=self._route, pool=self._pool, chooser=self._chooser)
         plan.prompt_tokens = job.prompt_tokens
         plan.output_tokens = int(self._pool.output_tokens)
         plan.tenant = "default"

@@ -276,6 +276,62 @@ def head_key(list headers):
     return key[:size] if length != -1 else key, length
 
 
+cdef enum:
+    EVENTS = 1
+    TYPED = 2
+    IDENTIFIED = 4
+    ENCODED = 8
+    LIMITS = 16
+
+
+def answer_flags(list headers not None):
+    """Return what the fields of an answer say, as a sum of `_h1_flags`."""
+    cdef int flags = 0
+    cdef tuple pair
+    cdef bytes name, value
+    cdef const char* at
+    cdef Py_ssize_t size
+    for item in headers:
+        pair = <tuple?>item
+        name = <bytes?>pair[0]
+        value = <bytes?>pair[1]
+        size = PyBytes_GET_SIZE(name)
+        at = PyBytes_AS_STRING(name)
+        if size == 12 and memcmp(at, b"content-type", 12) == 0:
+            flags = flags & ~EVENTS | TYPED
+            if PyBytes_GET_SIZE(value) >= 17 and _is_lower(PyBytes_AS_STRING(value), b"text/event-stream", 17):
+                flags |= EVENTS
+        elif size == 12 and memcmp(at, b"x-request-id", 12) == 0:
+            flags |= IDENTIFIED
+        elif size == 16 and memcmp(at, b"content-encoding", 16) == 0:
+            if PyBytes_GET_SIZE(value) != 8 or not _is_lower(PyBytes_AS_STRING(value), b"identity", 8):
+                flags |= ENCODED
+        elif size >= 5 and (at[0] == c"x" or at[0] == c"r" or at[0] == c"a") and _names_limit(at, size):
+            flags |= LIMITS
+    return flags
+
+
+cdef bint _is_lower(const char* text, const char* word, Py_ssize_t size) noexcept:
+    """Return whether a text is a word in lower case, whatever its own case."""
+    cdef Py_ssize_t i
+    cdef char letter
+    for i in range(size):
+        letter = text[i]
+        if c"A" <= letter <= c"Z":
+            letter += 32
+        if letter != word[i]:
+            return False
+    return True
+
+
+cdef bint _names_limit(const char* name, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t i
+    for i in range(size - 4):
+        if name[i] == c"l" and memcmp(name + i, b"limit", 5) == 0:
+            return True
+    return False
+
+
 cdef long long _declared(bytes value) noexcept:
     """Return the number a content-length field declares, -2 if it is none."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(value), i

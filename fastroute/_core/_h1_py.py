@@ -18,6 +18,7 @@ from fastroute._core._h1_errors import (
     MAX_TRAILER_BYTES,
     UpstreamError,
 )
+from fastroute._core._h1_flags import ENCODED, EVENT_STREAM, EVENTS, IDENTIFIED, LIMITS, TYPED
 
 Header = tuple[bytes, bytes]
 
@@ -172,6 +173,23 @@ def head_key(headers: Iterable[Header]) -> tuple[bytes, int]:
         else:
             parts += (name, b":", value, b"\n")
     return b"".join(parts), length
+
+
+def answer_flags(headers: Iterable[Header]) -> int:
+    """Return what the fields of an answer say, as a sum of `_h1_flags`. Names are in lower case."""
+    flags = 0
+    for name, value in headers:
+        if name == b"content-type":
+            events = value[: len(EVENT_STREAM)].lower() == EVENT_STREAM
+            flags = flags & ~EVENTS | TYPED | (EVENTS if events else 0)
+        elif name == b"x-request-id":
+            flags |= IDENTIFIED
+        elif name == b"content-encoding":
+            if value.lower() != b"identity":
+                flags |= ENCODED
+        elif name[:1] in (b"x", b"r", b"a") and b"limit" in name:
+            flags |= LIMITS
+    return flags
 
 
 class ChunkedDecoder:

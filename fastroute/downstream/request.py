@@ -1,6 +1,7 @@
 """Reading a request: sizes, framing, headers that concern us, and one scan of the body that stays bytes."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
 from fastroute._core.jsonscan import (
@@ -18,7 +19,7 @@ from fastroute._core.jsonscan import (
     unescape,
 )
 from fastroute.context import READ_BODY, Context
-from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError
+from fastroute.downstream.asgi import AsgiDownstream
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Asked
 
@@ -126,35 +127,30 @@ class RequestReader:
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
 
-    async def read_body(self, downstream: AsgiDownstream, ctx: Context, length: int) -> None:
-        """Read the body into `ctx.body` and scan it into `ctx.scan`, `ctx.model*` and `ctx.stream`."""
+    def expect(self, downstream: AsgiDownstream, ctx: Context, length: int) -> Awaitable[bytes]:
+        """Begin to wait for the body; return what gives it, to be awaited. Raises GatewayError 413."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
-        try:
-            body = await downstream.read_body(length, self._limits.max_body_bytes)
-        except ClientGoneError:
-            # Gone, or its framing broke off: whoever is still there to read it learns why.
-            raise GatewayError(400, "invalid_request_error", "the request body broke off", close=True) from None
-        ctx.body = body
-        ctx.request_bytes = len(body)
-        try:
-            if len(body) <= SCAN_IN_THREAD_BYTES:
-                scan = self._scanner.scan(body)
-            else:
-                scan = await asyncio.to_thread(self._scanner.scan, body)
-        except ScanError as error:
-            raise _refusal(error) from None
-        ctx.scan = scan
-        self._peek(ctx, scan)
+        return downstream.read_body(length, self._limits.max_body_bytes)
 
-    def take_body(self, ctx: Context, body: bytes) -> None:
-        """Take a body that is there already, as `read_body` takes one from a client. Raises GatewayError 400."""
+    async def take_large(self, ctx: Context, body: bytes) -> None:
+        """Take a body of more than `SCAN_IN_THREAD_BYTES`, as `take_body` does, without stalling others."""
         ctx.body = body
         ctx.request_bytes = len(body)
         try:
-            ctx.scan = self._scanner.scan(body)
+            ctx.scan = await asyncio.to_thread(self._scanner.scan, body)
         except ScanError as error:
             raise _refusal(error) from None
         self._peek(ctx, ctx.scan)
+
+    def take_body(self, ctx: Context, body: bytes) -> None:
+        """Scan a body into `ctx.scan`, `ctx.model*` and `ctx.stream`. Raises GatewayError 400."""
+        ctx.body = body
+        ctx.request_bytes = len(body)
+        try:
+            scan = ctx.scan = self._scanner.scan(body)
+        except ScanError as error:
+            raise _refusal(error) from None
+        self._peek(ctx, scan)
 
     def _peek(self, ctx: Context, scan: tuple[int, ...]) -> None:
         kind = scan[STREAM]

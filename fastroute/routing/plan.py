@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from fastroute._core._candidates_gates import CONTEXT, REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
@@ -59,7 +61,7 @@ class Terms:
 NO_TERMS: Final = Terms(NO_DECISION, None)
 
 
-class Plan(Ask):
+class Plan(Ask, eq=False, gc=False):
     """Where one request may go, and has been; also what strategies may know of it.
 
     `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the
@@ -69,52 +71,25 @@ class Plan(Ask):
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
     """
 
-    __slots__ = (
-        "asked",
-        "attempt",
-        "chain",
-        "chooser",
-        "diverted",
-        "killed",
-        "model",
-        "past",
-        "pool",
-        "prefill_work",
-        "refusal",
-        "revisited",
-        "route",
-        "step",
-        "terms",
-        "tried",
-        "wait_ms",
-        "work",
-    )
-
-    def __init__(self, route: Route, pool: Pool, chooser: Chooser) -> None:
-        self.asked = self.route = route
-        self.pool = pool
-        self.chooser = chooser
-        self.past: dict[str, set[int]] | None = None
-        self.now_ms = 0
-        self.latency_target_ms = 0
-        self.session = b""
-        self.prompt = b""
-        self.prompt_start = 0
-        self.prompt_end = 0
-        self.preamble = ()
-        self.terms = NO_TERMS
-        self.model = ""
-        self.prefill_work = 0
-        self.work = 0
-        self.tried: list[int] = []
-        self.chain: Sequence[Step] = route.fallbacks
-        self.step = 0
-        self.attempt: Any = None
-        self.refusal: GatewayError | None = None
-        self.wait_ms = -1
-        self.diverted = False
-        self.killed = 0
-        self.revisited = -1
+    # Never None: every plan is made with these, but what follows fields with defaults must have one too.
+    route: Route = None  # type: ignore[assignment]
+    asked: Route = None  # type: ignore[assignment]
+    pool: Pool = None  # type: ignore[assignment]
+    chooser: Chooser = None  # type: ignore[assignment]
+    model: str = ""
+    chain: Sequence[Step] = ()
+    terms: Terms = NO_TERMS
+    past: dict[str, set[int]] | None = None
+    prefill_work: int = 0
+    work: int = 0
+    tried: list[int] = msgspec.field(default_factory=list)
+    step: int = 0
+    attempt: Any = None
+    refusal: GatewayError | None = None
+    wait_ms: int = -1
+    diverted: bool = False
+    killed: int = 0
+    revisited: int = -1
 
 
 class Planner:
@@ -159,8 +134,25 @@ class Planner:
         if decision.reject is not None:
             raise _rejected(decision)
         name = decision.strategy or (policy.strategy if policy is not None else None) or route.strategy
-        plan = Plan(route, pool, pool.chooser(name))
-        plan.model = ctx.model
+        plan = Plan(
+            0,
+            ctx.prompt_tokens,
+            0,
+            b"",
+            ctx.principal.tenant,
+            b"",
+            0,
+            0,
+            0,
+            ctx.stream,
+            (),
+            route,
+            route,
+            pool,
+            pool.chooser(name),
+            ctx.model,
+            route.fallbacks,
+        )
         if policy is not None or decision is not NO_DECISION or ctx.wishes is not NO_WISHES:
             plan.terms = self._terms(plan, ctx, decision, policy)
         self._measure(plan, ctx)
@@ -327,9 +319,6 @@ class Planner:
         """Work out how much the request asks of an endpoint; what neither gates nor strategy look at is left out."""
         pool = plan.pool
         prefill = plan.prefill_work = prompt_work(ctx.prompt_tokens)
-        plan.prompt_tokens = ctx.prompt_tokens
-        plan.tenant = ctx.principal.tenant
-        plan.stream = ctx.stream
         expected = int(pool.output_tokens)
         if pool.limited or plan.terms.max_cost_pico >= 0:
             expected = self._ask_of_endpoints(plan, ctx, expected)

@@ -84,7 +84,7 @@ class Endpoint:
         self.limits = limits
         self.key = key
         self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
-        self._starts: dict[str, bytes] = {}
+        self._starts: dict[str, tuple[bytes, bytes]] = {}
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.id}>"
@@ -110,14 +110,17 @@ class Endpoint:
             path = base + bytes(operation.suffix)
         return path + b"?" + query if query else path
 
-    def head_start(self, operation: Any, target: bytes) -> bytes:
-        """Return the request line and the fields that are ours, each with its line end."""
-        cached = self._starts.get(operation.name) if not operation.model_in_path else None
-        if cached is not None and cached.startswith(b"POST " + target + b" "):
-            return cached
+    def begin(self, operation: Any, model: str, query: bytes) -> tuple[bytes, bytes]:
+        """Return (target, request line and the fields that are ours, each with its line end); see `target`."""
+        plain = not query and not operation.model_in_path
+        if plain:
+            known = self._starts.get(operation.name)
+            if known is not None:
+                return known
+        target = self.target(operation, model, query)
         lines = [b"POST " + target + b" HTTP/1.1", b"host: " + self.authority]
         lines += [name + b": " + value for name, value in self.fixed]
-        start = b"\r\n".join(lines) + b"\r\n"
-        if b"?" not in target and not operation.model_in_path:
-            self._starts[operation.name] = start
-        return start
+        begun = target, b"\r\n".join(lines) + b"\r\n"
+        if plain:
+            self._starts[operation.name] = begun
+        return begun

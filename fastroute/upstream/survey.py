@@ -2,24 +2,29 @@
 
 from typing import Final, NamedTuple
 
-from fastroute._core.h1 import UpstreamError
+from fastroute._core._h1_flags import ENCODED, EVENTS, IDENTIFIED, LIMITS, TYPED
+from fastroute._core.h1 import UpstreamError, answer_flags
 from fastroute.interfaces import Header
 
-_EVENT_STREAM: Final = b"text/event-stream"
 _EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
 
 
 class Survey(NamedTuple):
-    """events: the answer is an event stream. has_request_id: the provider has given it an id."""
+    """events: the answer is an event stream. has_request_id: the provider has given it an id. has_limits: it may say
+    how much of which limit is left.
+    """
 
     events: bool
     has_request_id: bool
+    has_limits: bool = False
 
 
 #: Of an answer that has not come.
 NO_SURVEY: Final = Survey(False, False)
 
-_SURVEYS: Final = tuple(tuple(Survey(events, ids) for ids in (False, True)) for events in (False, True))
+_SURVEYS: Final = tuple(
+    Survey(bool(flags & EVENTS), bool(flags & IDENTIFIED), bool(flags & LIMITS)) for flags in range(2 * LIMITS)
+)
 
 
 def survey(headers: list[Header], first: bytes) -> Survey:
@@ -27,12 +32,9 @@ def survey(headers: list[Header], first: bytes) -> Survey:
 
     first: how the body begins, which tells an event stream whose provider did not say what it is.
     """
-    fields = dict(headers)
-    kind = fields.get(b"content-type")
-    events = first.startswith(_EVENT_STARTS) if kind is None else kind[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM
-    if b"content-encoding" in fields:
-        # Of several fields of one name the dictionary has kept but one.
-        for name, value in headers:
-            if name == b"content-encoding" and value.lower() != b"identity":
-                raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
-    return _SURVEYS[events][b"x-request-id" in fields]
+    flags = answer_flags(headers)
+    if flags & ENCODED:
+        raise UpstreamError("malformed", "the provider encoded an answer that was to be plain")
+    if not flags & TYPED and first.startswith(_EVENT_STARTS):
+        flags |= EVENTS
+    return _SURVEYS[flags]

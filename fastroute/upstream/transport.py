@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import msgspec
+
 from fastroute._core.h1 import Connection, UpstreamError
 from fastroute.context import CONNECT, FIRST_BYTE, Context
 from fastroute.interfaces import Exchange
@@ -15,33 +17,24 @@ WRITE_PIECE_BYTES: Final = 262_144
 #: by the peer while idle, as the request was on its way; later than that the peer had the request and died of it.
 STALE_WITHIN_NS: Final = 1_000_000_000
 
+#: Lines for the lengths of bodies below this are kept once they are made.
+_MAX_KNOWN_LENGTH: Final = 16_384
 
-class UpstreamRequest:
+
+class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """One request to an endpoint.
 
     start: request line and our own fields; lines: the client's fields that may cross; extra: defaults the client did
     not send. Each is a sequence of complete lines.
     """
 
-    __slots__ = ("body", "connect_ns", "extra", "first_byte_ns", "lines", "start", "target")
-
-    def __init__(
-        self,
-        target: bytes,
-        start: bytes,
-        lines: bytes,
-        extra: bytes,
-        body: bytes,
-        connect_ns: int,
-        first_byte_ns: int,
-    ) -> None:
-        self.target = target
-        self.start = start
-        self.lines = lines
-        self.extra = extra
-        self.body = body
-        self.connect_ns = connect_ns
-        self.first_byte_ns = first_byte_ns
+    target: bytes
+    start: bytes
+    lines: bytes
+    extra: bytes
+    body: bytes
+    connect_ns: int
+    first_byte_ns: int
 
 
 class Transport(Protocol):
@@ -60,38 +53,45 @@ class FastTransport:
     def __init__(self, pool: Pool, monotonic_ns: Callable[[], int]) -> None:
         self._pool = pool
         self._now = monotonic_ns
+        self._lengths: dict[int, bytes] = {}
 
     async def send(self, request: UpstreamRequest, ctx: Context) -> Exchange:
         """Send a request and return the exchange once the head of its answer is there. Raises UpstreamError."""
         connection = self._pool.take()
-        if connection is not None:
-            sent_ns = self._now()
+        # A connection that was kept alive may have been closed by its peer while the request was on its way.
+        reused_at = None if connection is None else self._now()
+        while True:
+            if connection is None:
+                ctx.enter(CONNECT, request.connect_ns)
+                connection = await self._pool.open()
             try:
-                return await self._exchange(connection, request, ctx)
-            except UpstreamError as error:
-                stale = error.kind == "closed" and not connection.answered
-                if not stale or self._now() - sent_ns > STALE_WITHIN_NS:
+                ctx.enter(FIRST_BYTE, request.first_byte_ns)
+                body = request.body
+                head = b"".join((request.start, request.lines, request.extra, self._length(len(body))))
+                if len(body) <= WRITE_PIECE_BYTES:
+                    connection.start(head, body)
+                else:
+                    await self._write_pieces(connection, head, body, ctx)
+                if not connection.status:
+                    await connection.wait()
+                return connection
+            except BaseException as error:
+                # Whatever it was - an error, the client's departure, a deadline - the connection is in mid-exchange.
+                stale = isinstance(error, UpstreamError) and error.kind == "closed" and not connection.answered
+                connection.abort()
+                connection.close()
+                if not stale or reused_at is None or self._now() - reused_at > STALE_WITHIN_NS:
                     raise
-        ctx.enter(CONNECT, request.connect_ns)
-        return await self._exchange(await self._pool.open(), request, ctx)
+            connection = reused_at = None
 
-    async def _exchange(self, connection: Connection, request: UpstreamRequest, ctx: Context) -> Exchange:
-        body = request.body
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.start, request.lines, request.extra, len(body))
-        try:
-            ctx.enter(FIRST_BYTE, request.first_byte_ns)
-            if len(body) <= WRITE_PIECE_BYTES:
-                connection.start(head, body)
-            else:
-                await self._write_pieces(connection, head, body, ctx)
-            if not connection.status:
-                await connection.wait()
-        except BaseException:
-            # Whatever it was - an error, the client's departure, a deadline - this connection is in mid-exchange.
-            connection.abort()
-            connection.close()
-            raise
-        return connection
+    def _length(self, size: int) -> bytes:
+        """Return the field that declares the length of a body, and the end of the head."""
+        line = self._lengths.get(size)
+        if line is None:
+            line = b"content-length: %d\r\n\r\n" % size
+            if size < _MAX_KNOWN_LENGTH:
+                self._lengths[size] = line
+        return line
 
     async def _write_pieces(self, connection: Connection, head: bytes, body: bytes, ctx: Context) -> None:
         """Send a large body without filling the transport's buffer, until the provider answers early, if it does."""

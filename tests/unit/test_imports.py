@@ -23,7 +23,7 @@ LAYERS = (
         "dialects", "observe",
     ),
     ("snapshot", "keypools"),
-    ("admission", "attempt", "gateway", "race", "build", "handout"),
+    ("admission", "attempt", "gateway", "race", "relay", "build", "handout"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip
@@ -34,6 +34,8 @@ WITHIN_A_LAYER = {
     ("gateway", "admission"),  # lets requests in by their ceilings
     ("admission", "attempt"),  # and attempts by those of their keys
     ("gateway", "race"),  # and lets two of them race
+    ("gateway", "relay"),  # and passes the answer on
+    ("relay", "attempt"),
     ("race", "attempt"),
     ("race", "gateway"),  # only for the name of a type
     ("control", "admin"),  # the control plane runs the admin application

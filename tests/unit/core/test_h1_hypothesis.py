@@ -217,5 +217,21 @@ def test_the_head_makers_agree(h1: ModuleType, headers: list[tuple[bytes, bytes]
     assert h1.request_head(headers, drop) == _h1_py.request_head(headers, drop)
 
 
+answer_names = st.sampled_from(
+    [b"content-type", b"x-request-id", b"content-encoding", b"x-ratelimit-limit-requests", b"retry-after", b"limit"]
+)
+answer_values = st.one_of(
+    st.sampled_from([b"text/event-stream", b"Text/Event-STREAM; charset=utf-8", b"text/event", b"identity", b"gzip"]),
+    st.binary(max_size=20),
+)
+
+
+@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
+@settings(max_examples=500, deadline=None)
+@given(headers=st.lists(st.tuples(st.one_of(answer_names, st.binary(max_size=18)), answer_values), max_size=6))
+def test_answers_are_surveyed_alike(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
+    assert h1.answer_flags(headers) == _h1_py.answer_flags(headers)
+
+
 def test_outcomes_compare_by_all_their_fields() -> None:
     assert Outcome._fields == ("status", "headers", "body", "complete", "keep_alive", "reusable", "kind")

@@ -42,7 +42,8 @@ class Ground:
             slow_start_ms=0,
             read_asked=lambda ctx: Asked(0, False, b"", (0, 0)),
         )
-        self.plan = Plan(Route("m", "p2c", {"openai": routing_pool}), routing_pool, None)  # type: ignore[arg-type]
+        route = Route("m", "p2c", {"openai": routing_pool})
+        self.plan = Plan(route=route, asked=route, pool=routing_pool)
         self.plan.prompt_tokens = 0
 
     def left(self) -> tuple[int, bool]:

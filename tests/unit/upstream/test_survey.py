@@ -49,3 +49,20 @@ def test_an_encoded_answer_is_no_answer(value: bytes) -> None:
     with pytest.raises(UpstreamError) as caught:
         survey([JSON, (b"content-encoding", value)], b"")
     assert (caught.value.kind, caught.value.sent) == ("malformed", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (b"x-ratelimit-remaining-tokens", True), (b"anthropic-ratelimit-requests-limit", True), (b"ratelimit", True),
+        (b"x-tokenlimit-limit", True), (b"limit", False), (b"x-limi", False), (b"content-limit", False), (b"", False),
+    ],
+)  # fmt: skip
+def test_fields_that_tell_of_limits(name: bytes, told: bool) -> None:
+    assert survey([JSON, (name, b"1")], b"").has_limits is told
+
+
+def test_the_last_of_several_types_counts() -> None:
+    events = (b"content-type", b"text/event-stream")
+    assert survey([JSON, events], b"").events
+    assert not survey([events, JSON], b"").events

@@ -27,6 +27,7 @@ from fastroute.auth.store import KeyStoreError
 from fastroute.build import identities
 from fastroute.clock import SYSTEM_CLOCK, sleep
 from fastroute.config.schema import Config, Server
+from fastroute.control.memory import restore
 from fastroute.control.plane import ControlPlane
 from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import ConfigError, FastrouteError
@@ -106,6 +107,7 @@ class Supervisor:
         self._slots = Slots(len(rules) + SPARE_SLOTS)
         tally = Tally(server.workers, len(rules) + SPARE_SLOTS)
         handout = Handout(1, self._rows.assign(names), self._config, self._slots.assign(rules))
+        restore(server.state_dir, self._segment, dict(zip(names, handout.rows, strict=True)), SYSTEM_CLOCK)
         limits_path = os.path.join(server.state_dir, "limits")
         moment = Moment(read_boot_id(), SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
         self._limits = Table.create(limits_path, server.workers, moment)

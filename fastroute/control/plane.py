@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import os
 import socket
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ from fastroute.billing.segments import journal_directory
 from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.control.keys import KeyKeeper
+from fastroute.control.memory import MemoryKeeper
 from fastroute.downstream.listener import Listener
 from fastroute.handout import Handout
 from fastroute.routing.explain import Document
 from fastroute.routing.tally import Tally
+from fastroute.rows import Identity
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.tls import client_context
 from fastroute.words import DRAINING
@@ -51,6 +54,7 @@ class ControlPlane:
             b"/admin/v1/rules": {"GET": self._rules},
         }
         self._keys = KeyKeeper(config, SYSTEM_CLOCK.wall_ns)
+        self._memory = MemoryKeeper(state_dir, segment, self._rows, SYSTEM_CLOCK)
         self._app = AdminApp(
             key.reveal() if key else None,
             lambda: segment.word(DRAINING) == 0,
@@ -85,6 +89,11 @@ class ControlPlane:
     def _limits(self, body: bytes) -> dict[str, Any]:
         """Return what has been learnt of the endpoints. body: of the call, which is not looked at."""
         return limits_document(self._built(), SYSTEM_CLOCK.monotonic_ns() // 1_000_000)
+
+    def _rows(self) -> Iterable[tuple[Identity, int]]:
+        """Return what is counted where."""
+        handout = self._handout
+        return zip(identities(handout.config), handout.rows, strict=True)
 
     def reload(self, handout: Handout) -> None:
         """Go by another configuration from now on, except for what belongs to the server."""
@@ -124,8 +133,10 @@ class ControlPlane:
         self._probe()
         serving = asyncio.create_task(listener.serve())
         keeping = asyncio.create_task(self._keys.run(stop))
+        remembering = asyncio.create_task(self._memory.run(stop))
         await self._ingestor.run(stop, INGEST_INTERVAL_S)
         await keeping
+        await remembering
         if self._prober is not None:
             await self._prober.close()
         listener.stop()

@@ -1,21 +1,29 @@
 """Ceilings in the corridor: what a request is let in by, what it is thought to use, and what it has used."""
 
+import asyncio
+import logging
 import re
-from collections.abc import Callable
 from typing import Final
 
 from fastroute._core.jsonscan import KIND_NUMBER
-from fastroute._core.limits import Grant, Limiter
+from fastroute._core.limits import Ceilings, Grant, Limiter
 from fastroute.attempt import Attempt
-from fastroute.context import Context
+from fastroute.clock import Clock
+from fastroute.config.ceilings import Queue
+from fastroute.context import WAIT, Context
 from fastroute.downstream.request import COUNT, MAX_TOKENS
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Header
-from fastroute.limits.refusal import over_limit
+from fastroute.limits.queue import LEVELS, FairQueue, Waiting
+from fastroute.limits.refusal import over_limit, queue_full
 from fastroute.routing.plan import Plan
 from fastroute.routing.refusals import whole_seconds
 from fastroute.upstream.endpoint import Endpoint
 
+log = logging.getLogger("fastroute")
+
+#: How often to look whether somebody's ceilings have found no place in the table.
+LOST_CHECK_S: Final = 30.0
 #: A prompt has at least one token in so many bytes, whatever it is made of.
 BYTES_PER_TOKEN_AT_MOST: Final = 50
 #: Operations that answer without tokens of their own.
@@ -25,30 +33,98 @@ _GEMINI_COUNT: Final = re.compile(rb'"candidate_?[cC]ount"\s*:\s*([0-9]{1,3})')
 
 
 class Admission:
-    """One worker's limits, for the requests of all its snapshots."""
+    """One worker's limits, for the requests of all its snapshots, and the queue before them."""
 
-    def __init__(self, limiter: Limiter, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int]) -> None:
+    def __init__(self, limiter: Limiter, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.limiter = limiter
-        self._now = monotonic_ns
-        self._wall = wall_ns
+        self._now = clock.monotonic_ns
+        self._wall = clock.wall_ns
+        self._loop = loop
+        self._queue = FairQueue(limiter, 0)
+        self._max_wait_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost = 0
+
+    def configure(self, queue: Queue | None) -> None:
+        """Go by another configuration of the queue from now on. Who waits already goes on waiting."""
+        self._queue.resize(queue.max if queue is not None else 0)
+        self._max_wait_ns = queue.max_wait_ms * 1_000_000 if queue is not None else 0
+
+    def watch_table(self) -> None:
+        """Say so when there are more subjects than the table has room for, now and from time to time."""
+        lost = self.limiter.table.lost
+        if lost > self._lost:
+            log.warning("the table of limits is full: %d times a subject was let through without its ceilings", lost)
+            self._lost = lost
+        self._loop.call_later(LOST_CHECK_S, self.watch_table)
 
     async def admit(self, ctx: Context, plan: Plan) -> None:
-        """Let a request in by the ceilings of its caller and its model. Raises GatewayError 429.
+        """Let a request in by the ceilings of its caller and its model, after a while perhaps. Raises GatewayError 429.
 
         A request that is refused leaves no record: it would cost more than the refusal, and be worth less.
         """
         caller, model = ctx.principal.limits, plan.route.limits
         counts = (caller is not None and caller.counts_tokens) or (model is not None and model.counts_tokens)
         least, tokens = measure(ctx, plan) if counts else (0, 0)
-        ctx.grant = self.limiter.admit(caller, model, least, tokens, self._now(), self._wall())
+        queue = self._queue
+        level = _level(ctx, plan) if queue.capacity else 0
+        if not len(queue) or not queue.is_ahead(level, caller, model):
+            ctx.grant = self.limiter.admit(caller, model, least, tokens, self._now(), self._wall())
+            if ctx.grant is not None:
+                return
+            if not queue.capacity or self.limiter.hopeless:
+                raise self._refused(ctx)
+        if not counts:
+            # Turns in the queue are counted in tokens, whatever the ceilings count.
+            least, tokens = measure(ctx, plan)
+        await self._wait(_Seat(self._loop, ctx, level, caller, model, least, tokens))
+
+    async def _wait(self, seat: "_Seat") -> None:
+        """Wait in the queue until there is room. Raises GatewayError 429 at once if that would take too long."""
+        ctx, queue = seat.ctx, self._queue
+        now_ns = self._now()
+        seat.deadline_ns = min(ctx.deadline_ns, now_ns + self._max_wait_ns)
+        estimate_ns = queue.estimate_ns(seat, now_ns, self._wall())
+        if now_ns + estimate_ns >= seat.deadline_ns or not queue.join(seat):
+            raise self._refused(ctx, seat, estimate_ns)
+        self._pump()
+        ctx.enter(WAIT, 0)
+        patience = self._loop.call_later((seat.deadline_ns - now_ns) / 1e9, seat.turn_away)
+        try:
+            await seat.future
+        finally:
+            patience.cancel()
+            queue.leave(seat)
         if ctx.grant is None:
-            ctx.admitted = False
-            raise over_limit(self.limiter)
+            raise self._refused(ctx, seat, queue.estimate_ns(seat, self._now(), self._wall()))
+
+    def _refused(self, ctx: Context, seat: "_Seat | None" = None, least_ns: int = 0) -> GatewayError:
+        """Return the refusal of a request. least_ns: what those who wait before it will take."""
+        ctx.admitted = False
+        limiter = self.limiter
+        if seat is not None:
+            # Whoever was looked at last may have been another; and if there is room now, others are to have it.
+            grant = limiter.admit(seat.caller, seat.model, seat.least, seat.tokens, self._now(), self._wall())
+            if grant is not None:
+                grant.withdraw()
+                return queue_full(least_ns)
+        return over_limit(limiter, least_ns)
+
+    def _pump(self) -> None:
+        """Let in whoever can be, and look again when the next one may be."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        again_ns = self._queue.pump(self._now(), self._wall())
+        if again_ns >= 0:
+            self._timer = self._loop.call_later(again_ns / 1e9, self._pump)
 
     def settle(self, ctx: Context) -> None:
         """End a request's grant with what it has used."""
         usage = ctx.usage
         ctx.grant.settle(0 if ctx.usage_source == "none" else usage.total_input + usage.total_output)
+        if len(self._queue):
+            self._pump()
 
     def at_endpoint(self, ctx: Context, plan: Plan, endpoint: Endpoint) -> Grant | None:
         """Let an attempt in by the ceilings of the endpoint's key; None, and the plan knows how long to wait.
@@ -82,6 +158,45 @@ class Admission:
     def instead(self, ctx: Context, headers: list[Header]) -> list[Header]:
         """Return an answer's fields with the caller's own limits in place of the provider's."""
         return self.limiter.instead(headers, ctx.principal.limits, self._now(), self._wall())
+
+
+class _Seat(Waiting):
+    """A request of this worker in the queue; `future` is done when its waiting is over, whichever way."""
+
+    __slots__ = ("ctx", "future")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ctx: Context,
+        level: int,
+        caller: Ceilings | None,
+        model: Ceilings | None,
+        least: int,
+        tokens: int,
+    ) -> None:
+        super().__init__(ctx.principal.tenant, level, caller, model, least, tokens, 0)
+        self.ctx = ctx
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def let_in(self, grant: Grant) -> None:
+        if self.future.done():
+            # Its client has left, or it has been interrupted, and it has not yet had the time to leave the queue.
+            grant.withdraw()
+            return
+        # With the request at once: whatever happens to it from here on, its end settles this too.
+        self.ctx.grant = grant
+        self.future.set_result(None)
+
+    def turn_away(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def _level(ctx: Context, plan: Plan) -> int:
+    """Return a request's priority: what a rule says, else what its caller asks for."""
+    name = plan.terms.decision.priority or ctx.wishes.priority
+    return LEVELS.index(name) if name else LEVELS.index("normal")
 
 
 def is_limited(plan: Plan, endpoint: Endpoint) -> bool:

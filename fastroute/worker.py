@@ -96,6 +96,9 @@ class _Worker:
         limits = config.server.limits
         access = _open_access_log(config, loop)
         handout = self._inherited.handout
+        admission = Admission(limiter, SYSTEM_CLOCK, loop)
+        admission.configure(config.limits.queue)
+        admission.watch_table()
         gateway = Gateway(
             snapshot=build_snapshot(
                 config, around, handout.generation, rows=handout.rows, rule_slots=handout.rule_slots
@@ -116,7 +119,7 @@ class _Worker:
             loop=loop,
             id_prefix=f"fr-{secrets.token_hex(4)}-",
             access=access,
-            admission=Admission(limiter, SYSTEM_CLOCK.monotonic_ns, SYSTEM_CLOCK.wall_ns),
+            admission=admission,
         )
         weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
         listener = Listener(
@@ -128,7 +131,7 @@ class _Worker:
             header_timeout_ms=limits.header_timeout_ms,
         )
         self._watch_signals(loop, listener, watch)
-        self._watch_channel(loop, gateway, watch, around)
+        self._watch_channel(loop, gateway, watch, around, admission)
         weighing.start()
         key_watch = KeyWatch(loop, keys, lambda: gateway.snapshot.heads.forget())
         key_watch.start()
@@ -163,7 +166,12 @@ class _Worker:
         loop.add_reader(self._inherited.life_fd, stop)
 
     def _watch_channel(
-        self, loop: asyncio.AbstractEventLoop, gateway: Gateway, watch: Watch, around: Surroundings
+        self,
+        loop: asyncio.AbstractEventLoop,
+        gateway: Gateway,
+        watch: Watch,
+        around: Surroundings,
+        admission: Admission,
     ) -> None:
         channel = self._inherited.channel
         if channel is None:
@@ -188,6 +196,7 @@ class _Worker:
                 log.exception("configuration %d cannot be put in force; the one before stays", handout.generation)
                 return
             gateway.snapshot = new
+            admission.configure(handout.config.limits.queue)
             if gateway.access is not None:
                 gateway.access.reopen()
             self._retiring.append(old)

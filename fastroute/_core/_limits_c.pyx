@@ -367,15 +367,34 @@ cdef class Limiter:
         self.wait_ns = BUSY_WAIT_NS
         return None
 
-    def estimate_ns(self, Ceilings first, Ceilings second, requests, tokens, int64_t now_ns, int64_t wall_ns):
-        """Return how long until that many requests and tokens, one after the other, would have been let in."""
-        cdef int64_t count = c_bounded(requests), wanted = c_bounded(tokens), longest = 0
+    def estimate_ns(self, Ceilings ceilings not None, Py_ssize_t at, requests, tokens, int64_t now_ns,
+                    int64_t wall_ns):
+        """Return how long until one of the subjects lets in that many requests and tokens, one after the other."""
+        cdef int64_t count = c_bounded(requests), wanted = c_bounded(tokens), day = wall_ns // DAY_NS
+        cdef int64_t wait, longest = 0
+        cdef Place *place
         self.table.check_open()
-        if first is not None:
-            longest = self.estimate_at(first, count, wanted, now_ns, wall_ns, longest)
-        if second is not None:
-            longest = self.estimate_at(second, count, wanted, now_ns, wall_ns, longest)
-        return longest
+        if at < 0 or at >= ceilings.size:
+            raise IndexError(f"no subject {at}")
+        if not ceilings.resolved:
+            ceilings.resolve()
+        place = &ceilings.places[at]
+        if place.slot < 0:
+            return 0
+        if place.rpm:
+            wait = c_ahead(fr_load(self.table.c_cell(place.slot, REQUESTS)), now_ns) - PERIOD_NS
+            wait += c_cost(count, place.rpm)
+            longest = wait if wait > longest else longest
+        if place.tpm:
+            wait = c_ahead(fr_load(self.table.c_cell(place.slot, TOKENS)), now_ns) - PERIOD_NS
+            wait += c_cost(wanted, place.tpm)
+            longest = wait if wait > longest else longest
+        wait = 0
+        if place.rpd and self.counted(place.slot, DAY_REQUESTS, day) + count > place.rpd:
+            wait = DAY_NS - wall_ns % DAY_NS
+        if place.tpd and self.counted(place.slot, DAY_TOKENS, day) + wanted > place.tpd:
+            wait = DAY_NS - wall_ns % DAY_NS
+        return wait if wait > longest else longest
 
     def fields(self, Ceilings ceilings not None, int64_t now_ns, int64_t wall_ns):
         """Return the header fields that tell a caller how much is left: of its ceilings, the nearest one each."""
@@ -476,34 +495,6 @@ cdef class Limiter:
 
     cdef int64_t counted(self, int64_t slot, Py_ssize_t cell, int64_t day) noexcept:
         return c_count(fr_load(self.table.c_cell(slot, cell)), day)
-
-    cdef int64_t estimate_at(self, Ceilings ceilings, int64_t requests, int64_t tokens, int64_t now_ns,
-                             int64_t wall_ns, int64_t longest) noexcept:
-        cdef Py_ssize_t at
-        cdef Place *place
-        cdef int64_t day = wall_ns // DAY_NS, wait
-        if not ceilings.resolved:
-            ceilings.resolve()
-        for at in range(ceilings.size):
-            place = &ceilings.places[at]
-            if place.slot < 0:
-                continue
-            wait = 0
-            if place.rpm:
-                wait = c_ahead(fr_load(self.table.c_cell(place.slot, REQUESTS)), now_ns)
-                wait += c_cost(requests, place.rpm) - PERIOD_NS
-                longest = wait if wait > longest else longest
-            if place.tpm:
-                wait = c_ahead(fr_load(self.table.c_cell(place.slot, TOKENS)), now_ns)
-                wait += c_cost(tokens, place.tpm) - PERIOD_NS
-                longest = wait if wait > longest else longest
-            wait = 0
-            if place.rpd and self.counted(place.slot, DAY_REQUESTS, day) + requests > place.rpd:
-                wait = DAY_NS - wall_ns % DAY_NS
-            if place.tpd and self.counted(place.slot, DAY_TOKENS, day) + tokens > place.tpd:
-                wait = DAY_NS - wall_ns % DAY_NS
-            longest = wait if wait > longest else longest
-        return longest
 
     cdef void near_rate(self, int64_t slot, Py_ssize_t cell, int64_t rate, int64_t now_ns, int64_t *left,
                         int64_t *limit, int64_t *reset) noexcept:

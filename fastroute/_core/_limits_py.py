@@ -254,24 +254,27 @@ class Limiter:
             self._take(subject, slot, tokens, now_ns, day)
         return Grant(self, places, tokens, day)
 
-    def estimate_ns(
-        self, first: Ceilings | None, second: Ceilings | None, requests: int, tokens: int, now_ns: int, wall_ns: int
-    ) -> int:
-        """Return how long until that many requests and tokens, one after the other, would have been let in.
+    def estimate_ns(self, ceilings: Ceilings, at: int, requests: int, tokens: int, now_ns: int, wall_ns: int) -> int:
+        """Return how long until one of the subjects lets in that many requests and tokens, one after the other.
 
-        Nobody knows when a concurrent request ends: for that the answer is 0.
+        Nobody knows when a concurrent request ends: for that the answer is 0. IndexError: there is no such subject.
         """
         self._table._check_open()
-        day = wall_ns // DAY_NS
+        if not 0 <= at < len(ceilings.subjects):
+            raise IndexError(f"no subject {at}")
+        ceilings._places()
+        subject, slot = ceilings.subjects[at], ceilings._slots[at]
+        requests, tokens = _bounded(requests), _bounded(tokens)
         longest = 0
-        for subject, slot in _places(first) + _places(second):
-            for limit, cell, count in ((subject.rpm, REQUESTS, requests), (subject.tpm, TOKENS, tokens)):
-                if limit:
-                    ahead = max(0, self._cell(slot, cell) - now_ns) + cost_ns(count, limit)
-                    longest = max(longest, ahead - PERIOD_NS)
-            for limit, cell, count in ((subject.rpd, DAY_REQUESTS, requests), (subject.tpd, DAY_TOKENS, tokens)):
-                if limit and self._counted(slot, cell, day)[1] + count > limit:
-                    longest = max(longest, DAY_NS - wall_ns % DAY_NS)
+        if slot < 0:
+            return longest
+        for limit, cell, count in ((subject.rpm, REQUESTS, requests), (subject.tpm, TOKENS, tokens)):
+            if limit:
+                ahead = max(0, self._cell(slot, cell) - now_ns) + cost_ns(count, limit)
+                longest = max(longest, ahead - PERIOD_NS)
+        for limit, cell, count in ((subject.rpd, DAY_REQUESTS, requests), (subject.tpd, DAY_TOKENS, tokens)):
+            if limit and self._counted(slot, cell, wall_ns // DAY_NS)[1] + count > limit:
+                longest = max(longest, DAY_NS - wall_ns % DAY_NS)
         return longest
 
     def fields(self, ceilings: Ceilings, now_ns: int, wall_ns: int) -> list[Header]:

@@ -5,6 +5,7 @@ the schema, `crosscheck` and `references` hold fields against each other, `compl
 from them.
 """
 
+from fastroute.config.ceilings import Limits
 from fastroute.config.complete import complete
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
@@ -18,7 +19,6 @@ from fastroute.config.schema import (
     Budget,
     Config,
     Drain,
-    Limits,
     Model,
     Price,
     Provider,

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from fastroute.config.ceilings import Limits, Queue
 from fastroute.config.fields import (
     AtOnce,
     DelayMilliseconds,
@@ -89,16 +90,6 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.admin.port is not None:
             return self.admin.port
         return self.port + 1 if self.port else 0
-
-
-class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Ceilings of one key, tenant or model. None: no ceiling. Days are those of UTC."""
-
-    rpm: PerMinute | None = None
-    tpm: PerMinute | None = None
-    concurrency: AtOnce | None = None
-    rpd: PerDay | None = None
-    tpd: PerDay | None = None
 
 
 class Budget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -437,13 +428,6 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     strategy: Label | None = None
     limits: Limits | None = None
     budget: Budget | None = None
-
-
-class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where requests wait that are over a ceiling; `max` of them over all workers, none longer than `max_wait_ms`."""
-
-    max: Annotated[int, Meta(ge=1, le=100_000)] = 100
-    max_wait_ms: Milliseconds = 10_000
 
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

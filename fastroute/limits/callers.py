@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from fastroute._core.limits import Ceilings, Limiter, Subject
-from fastroute.config.schema import Config, Limits, ProviderKey
+from fastroute.config.ceilings import Limits
+from fastroute.config.schema import Config, ProviderKey
 
 NO_LIMITS = Limits()
 

@@ -16,9 +16,20 @@ _WHAT: Final = {
 }
 
 
-def over_limit(limiter: Limiter) -> GatewayError:
-    """Return the refusal for what the limiter has just not let in."""
-    return refusal(limiter.refused or Subject(""), limiter.dimension, limiter.wait_ns, hopeless=limiter.hopeless)
+def over_limit(limiter: Limiter, least_ns: int = 0) -> GatewayError:
+    """Return the refusal for what the limiter has just not let in. least_ns: what others before it will take."""
+    wait_ns = max(limiter.wait_ns, least_ns)
+    return refusal(limiter.refused or Subject(""), limiter.dimension, wait_ns, hopeless=limiter.hopeless)
+
+
+def queue_full(wait_ns: int) -> GatewayError:
+    """Return the refusal for a request that had to make room in the queue, found none there, or waited in vain.
+
+    wait_ns: until those who wait will have been let in, as far as that is known.
+    """
+    message = "rate limit reached: too many requests are waiting already"
+    seconds = max(1, -(-wait_ns // 1_000_000_000))
+    return GatewayError(429, "rate_limit_exceeded", message, retry_after_s=seconds, retry_safe=True)
 
 
 def refusal(subject: Subject, dimension: int, wait_ns: int, *, hopeless: bool) -> GatewayError:

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastroute._core.counters import IN_FLIGHT, Segment
+from fastroute._core.limits import Limiter, Moment, Table, read_boot_id
+from fastroute.admission import Admission
 from fastroute.billing.boot import allocate_boot
 from fastroute.billing.journal import JournalWriter
 from fastroute.billing.segments import journal_directory, list_segments, read_segment
@@ -30,6 +32,7 @@ from fastroute.upstream.pool import Pool
 from fastroute.upstream.transport import FastTransport
 
 KEY = "sk-a-key-of-the-tests"
+LIMIT_SLOTS = 64
 Header = tuple[bytes, bytes]
 
 #: For tests of what becomes of one request, however many have failed before it.
@@ -140,7 +143,12 @@ class InProcess:
         path = str(Path(self._state) / "segment")
         self.segment = Segment.create(path, 1, len(endpoint_specs(config)))
         rng = system_rng(1)
-        around = Surroundings(loop, self.segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), {})
+        moment = Moment(read_boot_id(), SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
+        self.limits = Table.create(str(Path(self._state) / "limits"), 1, moment, LIMIT_SLOTS)
+        self.limiter = Limiter(self.limits, 0)
+        admission = Admission(self.limiter, SYSTEM_CLOCK, loop)
+        admission.configure(config.limits.queue)
+        around = Surroundings(loop, self.segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), {}, limiter=self.limiter)
         self.watch = WatchedWatch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         limits = config.server.limits
         self.snapshot = build_snapshot(config, around)
@@ -158,6 +166,7 @@ class InProcess:
             clock=SYSTEM_CLOCK,
             loop=loop,
             id_prefix="fr-test-",
+            admission=admission,
         )
         return self
 
@@ -169,6 +178,7 @@ class InProcess:
         await asyncio.sleep(0)
         self.journal.close()
         self.segment.close()
+        self.limits.close()
         self._directory.cleanup()
 
     # --- requests
@@ -220,6 +230,7 @@ class InProcess:
 
     def _left(self, others: set["asyncio.Task[Any]"]) -> list[str]:
         left = [f"in flight: {n}" for n in self.segment.totals(IN_FLIGHT) if n]
+        left += [f"held by {n}: {self.limits.held(n)}" for n in range(LIMIT_SLOTS) if self.limits.held(n)]
         left += [repr(pool) for pool in self.pools if pool.live != pool.idle or pool._waiters]
         if len(self.watch):
             left.append(f"watched: {len(self.watch)}")

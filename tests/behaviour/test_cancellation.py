@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from fastroute._core.counters import FAILURES
+from fastroute.clock import SYSTEM_CLOCK
 from fastroute.context import CLIENT_GONE, DRAIN, TOTAL
 from fastroute.upstream.mock import (
     Cut,
@@ -27,7 +28,7 @@ from fastroute.upstream.mock import (
     json_response,
     sse_response,
 )
-from tests.behaviour.gateway_in_process import NO_BREAKER, Client, InProcess, run_stepped
+from tests.behaviour.gateway_in_process import KEY, NO_BREAKER, Client, InProcess, run_stepped
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
@@ -57,7 +58,8 @@ def always(script: Script) -> Callable[[Request], Script]:
 
 class Scenario(NamedTuple):
     """One kind of request. scripts: of its upstreams. hold: whether the only connection is taken meanwhile; when let
-    go it is dropped, so that the request may dial, or handed over. faultless: nothing an upstream does is a fault.
+    go it is dropped, so that the request may dial, or handed over; or whether the model's ceiling leaves no room until
+    then. faultless: nothing an upstream does is a fault.
     """
 
     scripts: list[Callable[[Request], Script] | list[Script]]
@@ -65,7 +67,7 @@ class Scenario(NamedTuple):
     length: bool = True
     pace: Callable[[], Awaitable[None]] | None = None
     max_connections: int = 8
-    hold: Literal["", "dropped", "handed over"] = ""
+    hold: Literal["", "dropped", "handed over", "ceiling"] = ""
     faultless: bool = True
 
 
@@ -85,12 +87,16 @@ SCENARIOS = {
     "failover-after-reset": Scenario([always([Send(b"HTTP/1.1 200 O"), Cut()]), stream], (STREAM,), faultless=False),
     "queue-to-dial": Scenario([answer], (BODY,), max_connections=1, hold="dropped"),
     "queue-for-a-connection": Scenario([answer], (BODY,), max_connections=1, hold="handed over"),
+    "queue-for-a-ceiling": Scenario([answer], (BODY,), hold="ceiling"),
     "large-upload": Scenario([[[ReadHead(), Pause(0.01), ReadRequest(), *answer_steps]] * MAX_AWAITS], (LARGE,)),
     "large-answer": Scenario([always(json_response(200, b'"' + b"y" * 1_500_000 + b'"'))], (BODY,)),
     "slow-reader": Scenario([stream], (STREAM,), pace=slowly),
     "refused": Scenario([answer], (b'{"model":"other"}',)),
     "broken-stream": Scenario([always([*list(sse_response(["a"]))[:-1], Cut()])], (STREAM,), faultless=False),
 }
+
+#: Ceilings that nobody reaches; what is taken of them has to be given back all the same.
+WIDE = dict.fromkeys(("rpm", "tpm", "rpd", "tpd"), 10**12) | {"concurrency": 1000}
 
 MOMENTS = ("before", "during", "as it ends")
 STOPS = ("client gone", "bare", "drain", "deadline")
@@ -135,7 +141,7 @@ def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
             "id": f"p{number}",
             "type": "openai",
             "base_url": f"http://127.0.0.1:{port}/v1",
-            "keys": ["sk-up"],
+            "keys": [{"key": "sk-up", **WIDE}],
             "models": ["m"],
             "max_connections": scenario.max_connections,
         }
@@ -143,7 +149,14 @@ def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
     ]
     tiers = [[provider["id"]] for provider in providers]
     routes = [{"model": "m", "tiers": tiers}]
-    return {"providers": providers, "routes": routes, "routing": {"breaker": NO_BREAKER}}
+    return {
+        "auth": {"keys": [{"id": "app", "key": KEY, "tenant": "t", "limits": WIDE}]},
+        "tenants": [{"id": "t", "limits": WIDE}],
+        "limits": {"models": {"m": {**WIDE, "concurrency": 1}}, "queue": {"max": 5, "max_wait_ms": 5000}},
+        "providers": providers,
+        "routes": routes,
+        "routing": {"breaker": NO_BREAKER},
+    }
 
 
 async def run_one(inside: InProcess, scenario: Scenario, how: str, moment: str, at: int) -> bool:
@@ -167,7 +180,7 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
             reached = at = 0
             while at < MAX_AWAITS:
                 mine = set(asyncio.all_tasks())
-                held = [await hold(inside)] if scenario.hold else []
+                held = [await occupy(inside, scenario.hold)] if scenario.hold else []
                 timer = asyncio.get_running_loop().call_later(0.02, release, held, scenario.hold)
                 before = len(inside.records())
                 stopped = await run_one(inside, scenario, how, moment, at)
@@ -197,8 +210,14 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
     gc.collect()
 
 
-async def hold(inside: InProcess) -> Any:
-    """Occupy a connection of the first pool, with an exchange that is complete but not ended."""
+async def occupy(inside: InProcess, hold: str) -> Any:
+    """Occupy what a scenario's request has to wait for: the model's only place, or a connection of the first pool.
+
+    The connection has an exchange that is complete but not ended.
+    """
+    if hold == "ceiling":
+        model = inside.snapshot.routes.resolve(b"m", 0, 1, "openai")[1].limits
+        return inside.limiter.admit(None, model, 0, 0, SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
     [pool] = inside.pools
     connection = pool.take() or await pool.open()
     connection.start(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")
@@ -208,11 +227,14 @@ async def hold(inside: InProcess) -> Any:
 
 
 def release(held: list[Any], how: str) -> None:
-    """Let the connections go."""
-    for connection in held:
+    """Let go what was occupied."""
+    for one in held:
+        if how == "ceiling":
+            one.settle(0)
+            continue
         if how == "dropped":
-            connection.abort()
-        connection.close()
+            one.abort()
+        one.close()
     held.clear()
 
 

@@ -241,7 +241,7 @@ def test_an_estimate_counts_what_is_ahead(limits: ModuleType, table: Any) -> Non
     door = Door(limits, table, rpm=60, tpm=600)
 
     def estimate(requests: int, tokens: int) -> float:
-        return door.limiter.estimate_ns(door.ceilings, None, requests, tokens, NOW, WALL) / S
+        return door.limiter.estimate_ns(door.ceilings, 0, requests, tokens, NOW, WALL) / S
 
     assert estimate(60, 600) == 0
     assert estimate(61, 0) == 1

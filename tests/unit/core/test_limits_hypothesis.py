@@ -101,8 +101,10 @@ class Life:
     def look(self, chosen: int, requests: int, wanted: int) -> object:
         ceilings = self.ceilings[chosen % len(self.ceilings)]
         limiter = self.limiters[0]
-        estimate = limiter.estimate_ns(ceilings, None, requests, wanted, *self.times())
-        return estimate, limiter.fields(ceilings, *self.times())
+        estimates = [
+            limiter.estimate_ns(ceilings, at, requests, wanted, *self.times()) for at in range(len(ceilings.subjects))
+        ]
+        return estimates, limiter.fields(ceilings, *self.times())
 
     def pause(self, ns: int) -> object:
         self.passed_ns += ns

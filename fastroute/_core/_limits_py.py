@@ -367,7 +367,7 @@ class Limiter:
             self._share(slot, 1)
         if subject.rpd:
             self._count(slot, DAY_REQUESTS, day, 1)
-        if subject.tpd:
+        if subject.tpd and tokens:
             self._count(slot, DAY_TOKENS, day, min(tokens, subject.tpd))
 
     def _arrive(self, slot: int, cell: int, cost: int, now_ns: int) -> None:

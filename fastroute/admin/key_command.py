@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from fastroute.admin.keys import MAX_PAGE, Document, KeyDesk, KeyRequest
+from fastroute.config.ceilings import Limits
 from fastroute.config.fields import Period
-from fastroute.config.schema import Config, Limits
+from fastroute.config.schema import Config
 from fastroute.errors import ConfigError
 
 #: Returns the configuration in a file, or that of the environment.

@@ -15,8 +15,9 @@ from fastroute.auth.keys import digest
 from fastroute.auth.publish import Publisher
 from fastroute.auth.store import KeyRecord, KeyRefusedError, KeyStore, KeyStoreError, NewKey
 from fastroute.auth.terms import MAX_MODELS, Terms, decode_terms, encode_terms
+from fastroute.config.ceilings import Limits
 from fastroute.config.fields import Identifier, ModelName, Sha256Hex
-from fastroute.config.schema import ApiKey, Budget, Config, Limits
+from fastroute.config.schema import ApiKey, Budget, Config
 
 PREFIX: Final = "sk-fr-"
 SECRET_BYTES: Final = 32

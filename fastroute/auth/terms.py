@@ -5,8 +5,9 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from fastroute.config.ceilings import Limits
 from fastroute.config.fields import Identifier, ModelName
-from fastroute.config.schema import ApiKey, Budget, Limits
+from fastroute.config.schema import ApiKey, Budget
 
 #: Bounds the size of a key's terms.
 MAX_MODELS: Final = 256

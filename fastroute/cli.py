@@ -19,7 +19,7 @@ from fastroute._core.counters import Segment
 from fastroute.admin.explain import Question, answer
 from fastroute.admin.key_command import add_parser
 from fastroute.admin.keys import clashes
-from fastroute.auth.published import PublishedKeys
+from fastroute.auth.publication import Publication
 from fastroute.auth.store import KeyRefusedError, KeyStoreError
 from fastroute.billing.ledger import LedgerError
 from fastroute.billing.report import format_json, format_table, usage_rows
@@ -125,7 +125,7 @@ def _load_for_serving(args: argparse.Namespace) -> Config:
 
 def _is_closed(config: Config) -> bool:
     """Return whether callers need a key that was made at run time, if not one of the configuration."""
-    published = PublishedKeys(config.server.state_dir)
+    published = Publication(config.server.state_dir)
     published.refresh()
     return published.closed
 

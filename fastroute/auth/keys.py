@@ -18,7 +18,7 @@ from fastroute.interfaces import Principal
 
 MAX_KEY_BYTES: Final = 4096
 #: Principals of stored keys that are kept ready, per worker.
-MAX_RECENT: Final = 4096
+MAX_RECENT: Final = 1024
 
 ANONYMOUS: Final = Principal("anonymous", "default")
 

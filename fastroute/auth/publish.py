@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from fastroute.auth.files import lock_path, recent_path, table_path
-from fastroute.auth.published import PublishedKeys
+from fastroute.auth.publication import Publication
 from fastroute.auth.store import KeyStore, KeyStoreError, Rows, own_like_directory
 from fastroute.auth.table import TableError, encode_table
 
@@ -32,7 +32,7 @@ class Publisher:
     def __init__(self, state_dir: str, min_recent: int = MIN_RECENT) -> None:
         self._state_dir = state_dir
         self._min_recent = min_recent
-        self._published = PublishedKeys(state_dir)
+        self._published = Publication(state_dir)
 
     def publish(self, store: KeyStore, *, wait: bool = True) -> bool:
         """Bring the tables up to the database; return whether that took anything.

@@ -271,16 +271,16 @@ class Rows:
         """Return how many keys were made or revoked after a generation."""
         return int(self._connection.execute("SELECT count(*) FROM keys WHERE changed > ?", (since,)).fetchone()[0])
 
-    def changed(self, since: int) -> list[Row]:
+    def changed(self, since: int) -> Iterator[Row]:
         """Return the keys that were made or revoked after a generation, in the order of their digests."""
         return self._rows(f"{_ROW} WHERE changed > ? ORDER BY digest", (since,))
 
-    def valid(self) -> list[Row]:
+    def valid(self) -> Iterator[Row]:
         """Return the keys that are not revoked, in the order of their digests."""
         return self._rows(f"{_ROW} WHERE revoked_ms = 0 ORDER BY digest", ())
 
-    def _rows(self, question: str, values: tuple[int, ...]) -> list[Row]:
-        return [Row._make(row) for row in self._connection.execute(question, values)]
+    def _rows(self, question: str, values: tuple[int, ...]) -> Iterator[Row]:
+        return map(Row._make, self._connection.execute(question, values))
 
 
 def _meta(connection: sqlite3.Connection, name: str) -> int:

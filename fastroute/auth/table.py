@@ -12,7 +12,8 @@ Little-endian. A lookup reads one bucket of about eight digests, however many ke
 import hashlib
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from fastroute.errors import FastrouteError
@@ -30,6 +31,7 @@ _SUM_OFFSET: Final = _HEADER.size - 32
 _FACTS: Final = struct.Struct("<QII")
 _BOUNDS: Final = struct.Struct("<II")
 _LENGTH: Final = struct.Struct("<I")
+_FIRST: Final = struct.Struct(">I28x")
 _KEYS_PER_BUCKET: Final = 8
 _MAX_BITS: Final = 24
 #: In place of a key's terms: it was revoked.
@@ -62,67 +64,93 @@ class Found(NamedTuple):
 REVOKED: Final = Found("", b"", 0, True)
 
 
-def encode_table(rows: Sequence[Row], generation: int, *, base: int = 0, closed: bool = True) -> bytes:
+def encode_table(rows: Iterable[Row], generation: int, *, base: int = 0, closed: bool = True) -> bytes:
     """Return the file of `rows`, which must be in the order of their digests, each there once.
 
     generation: counts the changes. base: of the table that this one has the changes since, 0 if it stands alone.
     closed: a key has been made at some time. Raises TableError if it gets too large.
     """
-    bits = min(_MAX_BITS, (len(rows) // _KEYS_PER_BUCKET).bit_length())
-    shift = 32 - bits
-    sizes = [0] * (1 << bits)
     texts = _Texts()
-    facts = bytearray()
+    digests, facts = bytearray(), bytearray()
     for row in rows:
-        sizes[int.from_bytes(row.digest[:4], "big") >> shift] += 1
+        digests += row.digest
         terms = _REVOKED if row.revoked else texts.shared(row.terms)
         facts += _FACTS.pack(row.expires_ms, texts.add(row.id.encode()), terms)
-    bounds = [0]
-    for size in sizes:
-        bounds.append(bounds[-1] + size)
-    digests = b"".join([row.digest for row in rows])
-    body = b"".join([struct.pack(f"<{len(bounds)}I", *bounds), digests, facts, texts.data])
+        if len(texts.data) > MAX_TABLE_BYTES:
+            break
+    count = len(digests) // DIGEST_BYTES
+    bits = min(_MAX_BITS, (count // _KEYS_PER_BUCKET).bit_length())
+    body = b"".join([_directory(digests, bits), digests, facts, texts.data])
     size = _HEADER_BYTES + len(body)
     if size > MAX_TABLE_BYTES:
-        raise TableError(f"the keys take {size >> 20} MiB; there is room for {MAX_TABLE_BYTES >> 20}")
-    fields = _MAGIC, _VERSION, _CLOSED * closed, generation, base, len(rows), bits, size
+        raise TableError(f"the keys take more than {MAX_TABLE_BYTES >> 20} MiB")
+    fields = _MAGIC, _VERSION, _CLOSED * closed, generation, base, count, bits, size
     header = bytearray(_HEADER_BYTES)
     _HEADER.pack_into(header, 0, *fields, b"")
-    _HEADER.pack_into(header, 0, *fields, _checksum(header, body))
+    checksum = hashlib.sha256(header)
+    checksum.update(body)
+    _HEADER.pack_into(header, 0, *fields, checksum.digest())
     return bytes(header) + body
 
 
-class Table:
-    """A table that has been checked. Holds its own copy: what becomes of the file does not matter to it."""
+def _directory(digests: bytearray, bits: int) -> bytes:
+    """Return the places at which the buckets begin, and the end."""
+    sizes = [0] * (1 << bits)
+    shift = 32 - bits
+    for (first,) in _FIRST.iter_unpack(digests):
+        sizes[first >> shift] += 1
+    return struct.pack(f"<{len(sizes) + 1}I", 0, *accumulate(sizes))
 
-    __slots__ = ("_data", "_digests", "_facts", "_shift", "_texts", "base", "closed", "count", "generation")
 
-    def __init__(self, data: bytes) -> None:
-        """Raises TableError, saying what is wrong."""
-        if len(data) < _HEADER_BYTES:
-            raise TableError(f"too short for a table of keys ({len(data)} bytes)")
-        magic, version, flags, generation, base, count, bits, size, checksum = _HEADER.unpack_from(data)
+class Outline:
+    """Which table it is, without its keys."""
+
+    __slots__ = ("_bits", "base", "closed", "count", "generation")
+
+    def __init__(self, pieces: Iterable[bytes], size: int) -> None:
+        """Check a table of so many bytes that comes in pieces, the first of them at least as long as the header.
+
+        Raises TableError, saying what is wrong.
+        """
+        begun = iter(pieces)
+        first = next(begun, b"")
+        if len(first) < _HEADER_BYTES:
+            raise TableError(f"too short for a table of keys ({size} bytes)")
+        magic, version, flags, generation, base, count, bits, declared, told = _HEADER.unpack_from(first)
         if magic != _MAGIC:
             raise TableError("not a table of keys")
         if version != _VERSION:
             raise TableError(f"version {version} of the table of keys is not known, only {_VERSION}")
-        if size != len(data):
-            raise TableError(f"{len(data)} bytes where {size} are expected")
-        header = bytearray(data[:_HEADER_BYTES])
+        if declared != size:
+            raise TableError(f"{size} bytes where {declared} are expected")
+        header = bytearray(first[:_HEADER_BYTES])
         header[_SUM_OFFSET : _HEADER.size] = bytes(32)
-        if not hmac.compare_digest(checksum, _checksum(header, memoryview(data)[_HEADER_BYTES:])):
+        checksum = hashlib.sha256(header)
+        checksum.update(memoryview(first)[_HEADER_BYTES:])
+        for piece in begun:
+            checksum.update(piece)
+        if not hmac.compare_digest(told, checksum.digest()):
             raise TableError("the checksum does not match")
-        self._data = data
-        self._shift = 32 - bits
-        self._digests = _HEADER_BYTES + _LENGTH.size * ((1 << bits) + 1)
-        self._facts = self._digests + DIGEST_BYTES * count
-        self._texts = self._facts + _FACTS.size * count
-        if bits > _MAX_BITS or self._texts > size:
-            raise TableError("its parts do not fit into it")
         self.generation: int = generation
         self.base: int = base
         self.count: int = count
         self.closed = bool(flags & _CLOSED)
+        self._bits: int = bits
+
+
+class Table(Outline):
+    """A table that has been checked. Holds its own copy: what becomes of the file does not matter to it."""
+
+    __slots__ = ("_data", "_digests", "_facts", "_shift", "_texts")
+
+    def __init__(self, data: bytes) -> None:
+        """Raises TableError, saying what is wrong."""
+        super().__init__([data], len(data))
+        self._data = data
+        self._shift = 32 - self._bits
+        self._digests = _HEADER_BYTES + _LENGTH.size * ((1 << self._bits) + 1)
+        self._facts = self._digests + DIGEST_BYTES * self.count
+        self._texts = self._facts + _FACTS.size * self.count
 
     def find(self, known: bytes) -> Found | None:
         """Return what is known of a digest, None if nothing is."""
@@ -176,10 +204,3 @@ class _Texts:
         if at is None:
             at = self._known[text] = self.add(text)
         return at
-
-
-def _checksum(header: bytearray, body: bytes | memoryview) -> bytes:
-    """Return the SHA-256 of a table whose header has zeroes in the place of it."""
-    checksum = hashlib.sha256(header)
-    checksum.update(body)
-    return checksum.digest()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fastroute.auth.files import recent_path, store_path, table_path
 from fastroute.auth.keys import digest
+from fastroute.auth.publication import Publication
 from fastroute.auth.published import PublishedKeys
-from fastroute.auth.table import Row, encode_table
+from fastroute.auth.table import Row, Table, encode_table
 from fastroute.words import KEYS_GENERATION
 
 ALICE, BOB, CAROL = (digest(name) for name in (b"sk-alice", b"sk-bob", b"sk-carol"))
@@ -193,7 +194,7 @@ def test_nothing_older_than_what_has_been_in_force_anywhere(state: str) -> None:
     os.replace(table_path(state) + ".backup", table_path(state))
     second = PublishedKeys(state, words)
     for keys, expected in ((first, {"alice"}), (second, set())):
-        assert not keys.refresh()
+        keys.refresh()
         assert (known(keys), keys.closed) == (expected, True)
 
 
@@ -201,8 +202,21 @@ def test_changes_of_another_table_are_not_taken(state: str) -> None:
     write(table_path(state), row(ALICE, "alice"), generation=5)
     write(recent_path(state), row(BOB, "bob"), generation=9, base=8)
     keys = PublishedKeys(state, Words())
-    assert not keys.refresh()
+    keys.refresh()
     assert (known(keys), keys.closed) == (set(), True)
+
+
+def test_whoever_needs_no_keys_learns_the_same_of_the_files(state: str) -> None:
+    path = table_path(state)
+    write(path, *(row(digest(b"%d" % n), f"key-{n}") for n in range(5000)), generation=5)
+    for data in (Path(path).read_bytes(), Path(path).read_bytes()[:-1], b"", os.urandom(200_000)):
+        Path(path).write_bytes(data)
+        outline, keys = Publication(state, Words()), PublishedKeys(state, Words())
+        for one in (outline, keys):
+            one.refresh()
+        assert (outline.closed, outline.generation, outline.base) == (keys.closed, keys.generation, keys.base)
+        assert outline.fault == keys.fault
+        assert not isinstance(outline._table, Table) or outline.fault
 
 
 @settings(max_examples=200, deadline=None)

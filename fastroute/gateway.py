@@ -37,6 +37,7 @@ from fastroute.interfaces import (
     Exchange,
     Kind,
     Result,
+    Scope,
 )
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
@@ -56,6 +57,8 @@ log = logging.getLogger("fastroute")
 
 #: Of an error answer that is about to be retried, this much is kept in case every other attempt fails too.
 HOLD_ERROR_BYTES: Final = 1 << 16
+#: Limits that fewer requests at a time would not keep to either.
+NOT_CONCURRENCY: Final[frozenset[Scope]] = frozenset({"input_token", "output_token", "token", "day", "account"})
 
 
 class Gateway:
@@ -367,6 +370,8 @@ class Gateway:
             # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
             cost_ms = (now_ns - attempt.sent_ns) / 1e6
         hint_ms = max(0, outcome.hint_ms)
+        if outcome.scope in NOT_CONCURRENCY:
+            attempt.excused()
         attempt.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
 
     def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:

@@ -30,6 +30,8 @@ cdef class Adaptive:
     cdef readonly Segment segment
     # By row of the segment; kind OFF for an endpoint without a setting.
     cdef Rule *_rules
+    # Whether any of them has a limit before anything is learnt.
+    cdef bint _begins_limited
 
     # What the Python methods of these names do; the caller has checked that the segment is open and the row in range.
     cdef int64_t c_enter(self, Py_ssize_t row, int64_t now_ms) noexcept

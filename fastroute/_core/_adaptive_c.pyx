@@ -33,7 +33,7 @@ cdef enum:
     USED_UP = 2
     IN_FLIGHT = 0
     COOLDOWN_UNTIL_MS = 2
-    ADAPTIVE = 22
+    ADAPTIVE = 28
     PACE = 23
     QUOTA_REQUESTS = 24
     QUOTA_TOKENS = 26
@@ -83,6 +83,8 @@ cdef class Adaptive:
             rule.initial = setting.initial
             rule.headroom_percent = setting.headroom_percent
             rule.forget_ms = setting.forget_ms
+            if rule.initial or rule.maximum:
+                self._begins_limited = True
 
     def __dealloc__(self):
         PyMem_Free(self._rules)
@@ -115,6 +117,22 @@ cdef class Adaptive:
             since = 0
         self._note(row, QUOTA_REQUESTS, _REQUEST_DIMENSIONS, allowance, since, now_ms)
         self._note(row, QUOTA_TOKENS, _TOKEN_DIMENSIONS, allowance, 0, now_ms)
+
+    def excuse(self, Py_ssize_t row):
+        """Note that the next refusal is not the fault of concurrency, because the provider says what it is about."""
+        cdef int64_t cell
+        cdef State word
+        self._check(row)
+        if self._rules[row].kind == OFF:
+            return
+        while True:
+            cell = fr_load(self.segment.c_cell(row, ADAPTIVE))
+            word = c_unpack(cell)
+            if word.kind != AIMD or not word.seen & ANSWERED:
+                return
+            word.seen &= REFUSED
+            if self._cas(row, cell, word):
+                return
 
     def full(self, Py_ssize_t row, int64_t now_ms):
         """Return whether as many requests are in flight at the endpoint as it takes."""
@@ -201,15 +219,20 @@ cdef class Adaptive:
     cdef bint c_full(self, Py_ssize_t row, int64_t now_ms) noexcept:
         cdef bint fresh = False
         cdef int64_t limit
+        cdef int64_t cell = fr_load(self.segment.c_cell(row, ADAPTIVE))
+        # Nearly always so, and in one cache line with the quotas.
+        if not cell >> 32 and not self._begins_limited:
+            return False
         if self._rules[row].kind == OFF:
             return False
-        limit = <int64_t>self._fresh_if(
-            c_unpack(fr_load(self.segment.c_cell(row, ADAPTIVE))), row, now_ms, &fresh
-        ).limit
+        limit = <int64_t>self._fresh_if(c_unpack(cell), row, now_ms, &fresh).limit
         return limit > 0 and self.segment.c_total(row, IN_FLIGHT) >= limit
 
     cdef int c_headroom(self, Py_ssize_t row, int64_t now_ms) noexcept:
         cdef int requests, tokens
+        cdef int64_t *cell = self.segment.c_cell(row, QUOTA_REQUESTS)
+        if not fr_load(cell) and not fr_load(cell + QUOTA_TOKENS - QUOTA_REQUESTS):
+            return ROOMY
         if self._rules[row].kind == OFF:
             return ROOMY
         requests = self._left(row, QUOTA_REQUESTS, FEW_REQUESTS, now_ms)

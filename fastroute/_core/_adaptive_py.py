@@ -116,6 +116,18 @@ class Adaptive:
         self._note(row, QUOTA_REQUESTS, REQUEST_DIMENSIONS, allowance, since, now_ms)
         self._note(row, QUOTA_TOKENS, TOKEN_DIMENSIONS, allowance, 0, now_ms)
 
+    def excuse(self, row: int) -> None:
+        """Note that the next refusal is not the fault of concurrency, because the provider says what it is about."""
+        if row not in self._settings:
+            return
+        while True:
+            cell = self.segment.cell(row, ADAPTIVE)
+            word = unpack_word(cell)
+            if word.kind != AIMD or not word.seen & ANSWERED:
+                return
+            if self._cas(row, cell, word._replace(seen=word.seen & REFUSED)):
+                return
+
     def full(self, row: int, now_ms: int) -> bool:
         """Return whether as many requests are in flight at the endpoint as it takes."""
         setting = self._settings.get(row)

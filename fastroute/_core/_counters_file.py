@@ -45,12 +45,13 @@ MODEL_STATE: Final = 10
 KEY_SINCE_MS: Final = 11
 WINDOW_0: Final = 12
 WINDOW_BUCKETS: Final = 10
-ADAPTIVE: Final = 22
 PACE: Final = 23
 QUOTA_REQUESTS: Final = 24
 QUOTA_REQUESTS_TIMES: Final = 25
 QUOTA_TOKENS: Final = 26
 QUOTA_TOKENS_TIMES: Final = 27
+#: Beside the quotas: gates look at these together.
+ADAPTIVE: Final = 28
 MODEL_SINCE_MS: Final = 31
 LATENCY_0: Final = 32
 LATENCY_CELLS: Final = 16

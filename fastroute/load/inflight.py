@@ -33,6 +33,11 @@ class Permit(msgspec.Struct, eq=False, gc=False):
         if adaptive is not None:
             adaptive.learn(self.row, self.ticket >> MARK_SHIFT, allowance, now_ms)
 
+    def excused(self) -> None:
+        """Note that the refusal it is about to be released with is about something else than concurrency."""
+        if self.attempts.adaptive is not None:
+            self.attempts.adaptive.excuse(self.row)
+
     def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
         """Count the attempt out and record how it went; see `Attempts.leave`."""
         if self.in_flight:

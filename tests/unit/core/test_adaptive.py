@@ -275,6 +275,17 @@ def test_where_a_quota_has_run_out_concurrency_was_not_the_fault(stand: Stand) -
     assert (stand.view.state, stand.view.limit, stand.view.headroom) == (COOLDOWN, 0.0, USED_UP)
 
 
+def test_where_the_provider_says_so_it_was_not_either(stand: Stand) -> None:
+    stand.round(1)
+    held = stand.enter(8)
+    stand.adaptive.excuse(ROW)
+    stand.leave(held, RATE_LIMITED, hint_ms=1000)
+    assert (stand.view.state, stand.view.limit) == (COOLDOWN, 0.0)
+    stand.now_ms += 1000
+    stand.refuse(8)
+    assert stand.view.limit == 4.0
+
+
 def test_other_ends_change_nothing(stand: Stand) -> None:
     stand.refuse(8)
     stand.now_ms += 1000
@@ -486,7 +497,7 @@ def test_an_endpoint_without_a_setting_costs_nothing_and_knows_nothing(half: Hal
     assert tickets == [0] * 8
     assert adaptive.view(0, NOW) is None
     assert (adaptive.full(0, NOW), adaptive.headroom(0, NOW)) == (False, ROOMY)
-    assert [segment.cell(0, cell) for cell in range(cells.ADAPTIVE, cells.QUOTA_TOKENS_TIMES + 1)] == [0] * 6
+    assert [segment.cell(0, cell) for cell in range(cells.PACE, cells.ADAPTIVE + 1)] == [0] * 6
 
 
 @pytest.mark.parametrize(

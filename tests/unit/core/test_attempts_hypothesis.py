@@ -78,6 +78,7 @@ step = st.one_of(
     st.tuples(st.just("leave"), st.integers(0, 99), st.sampled_from([0, 1, 1, 1, 2, 3, 4]), cost_ms, bits, hint_ms),
     st.tuples(st.just("leave"), st.integers(0, 99), st.sampled_from([0, 0, 0, 1]), cost_ms, bits, hint_ms),
     st.tuples(st.just("allow"), st.integers(0, 99), allowances),
+    st.tuples(st.just("excuse"), row),
     # A worker dies, with all it had in flight.
     st.tuples(st.just("die"), worker),
     st.tuples(st.just("look"), row),
@@ -125,6 +126,10 @@ class Life:
         if self.inside and self.adaptive is not None:
             _, row, ticket, _ = self.inside[which % len(self.inside)]
             self.adaptive.learn(row, ticket >> MARK_SHIFT, allowance, now_ms)
+
+    def excuse(self, row: int, now_ms: int) -> None:
+        if self.adaptive is not None:
+            self.adaptive.excuse(row)
 
     def die(self, worker: int, now_ms: int) -> None:
         self.inside = [one for one in self.inside if one[0] != worker]

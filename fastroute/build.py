@@ -1,13 +1,13 @@
 """The one converter from configuration to runtime objects."""
 
 import asyncio
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from fastroute._core._h1_errors import READ_BUFFER_BYTES
+import msgspec
+
 from fastroute._core.adaptive import Adaptive
 from fastroute._core.attempts import Attempts
 from fastroute._core.candidates import Candidates
@@ -30,7 +30,8 @@ from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.health.provider_key import ProviderKeyState
-from fastroute.interfaces import DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.interfaces import Authenticator, DialectName, Header, PoolInfo, Principal, Strategy
+from fastroute.keylanes import build_balancer, build_lanes
 from fastroute.keypools import breaker_policy, key_pools, key_rows, key_specs, key_states
 from fastroute.limits.adaptive import build_adaptive
 from fastroute.limits.callers import LimitBook
@@ -41,14 +42,11 @@ from fastroute.routing.table import Route, RouteTable
 from fastroute.routing.tally import Counts
 from fastroute.routing.tenants import compile_tenants
 from fastroute.rows import Identity
-from fastroute.snapshot import Snapshot, TransportKey
+from fastroute.snapshot import Snapshot
+from fastroute.transports import build_transports, transport_key
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
-from fastroute.upstream.pool import Origin
-from fastroute.upstream.pool import Pool as ConnectionPool
-from fastroute.upstream.tls import client_context
-from fastroute.upstream.transport import FastTransport, Transport
-from fastroute.upstream.transport_echo import EchoTransport
+from fastroute.upstream.transport import Transport
 
 DIALECTS: Final[dict[DialectName, ModuleType]] = {"openai": openai, "anthropic": anthropic, "gemini": gemini}
 
@@ -121,10 +119,11 @@ def build_snapshot(
     if rows is None:
         rows = range(len(identities(config)))
     keys = key_states(config, around.segment, rows[len(specs) :], breaker_policy(config))
-    transports = _transports(config, around, previous)
+    old = previous.transports if previous is not None else {}
+    transports = build_transports(config.providers, around.loop, around.clock, around.env, old)
     book = LimitBook(config, around.limiter) if around.limiter is not None else None
     endpoints = tuple(
-        _endpoint(row, spec, transports[_transport_key(spec.provider)], config, book, keys.get(_key_name(spec)))
+        _endpoint(row, spec, transports[transport_key(spec.provider)], config, book, keys.get(_key_name(spec)))
         for row, spec in zip(rows[: len(specs)], specs, strict=True)
     )
     providers = [spec.provider for spec in specs]
@@ -134,15 +133,9 @@ def build_snapshot(
     if previous is not None:
         _adopt(planner, previous.planner)
     retry = config.routing.retry
-    return Snapshot(
+    snapshot = Snapshot(
         generation=generation,
-        heads=HeadReader(
-            build_keys(config.auth, around, book),
-            REQUEST_DROP,
-            OUR_FIELDS,
-            config.server.limits.max_headers,
-            config.server.limits.max_header_bytes,
-        ),
+        heads=_heads(config, build_keys(config.auth, around, book)),
         routes=routes,
         planner=planner,
         attempts=build_attempts(config, around.segment, adaptive),
@@ -158,6 +151,27 @@ def build_snapshot(
         total_ns=config.routing.timeouts.total_ms * 1_000_000,
         health_weights=config.routing.options.health_weights,
     )
+    if not config.auth.path_tokens:
+        return snapshot
+    firsts = [at for at, spec in enumerate(specs) if spec.key is None or spec.key is spec.provider.keys[0]]
+    some = [specs[at] for at in firsts], tuple(endpoints[at] for at in firsts)
+    alone = _planner(config, _Routes(config, *some, around, book, adaptive).table(), planner.rules)
+    balancer = build_balancer(config, snapshot, around.clock.monotonic_ns)
+    return msgspec.structs.replace(
+        snapshot,
+        lanes=build_lanes(
+            config.auth.path_tokens,
+            msgspec.structs.replace(snapshot, routes=alone.routes, planner=alone),
+            msgspec.structs.replace(snapshot, balancer=balancer),
+            lambda caller: _heads(config, caller),
+            lambda key_id, tenant: book.caller(key_id, tenant, None) if book is not None else None,
+        ),
+    )
+
+
+def _heads(config: Config, keys: Authenticator) -> HeadReader:
+    limits = config.server.limits
+    return HeadReader(keys, REQUEST_DROP, OUR_FIELDS, limits.max_headers, limits.max_header_bytes)
 
 
 def build_attempts(config: Config, segment: Segment, adaptive: Adaptive | None = None) -> Attempts:
@@ -202,7 +216,10 @@ def build_keys(auth: Auth, around: Surroundings, book: LimitBook | None = None) 
     nobody = ANONYMOUS
     if book is not None and not principals:
         nobody = Principal(nobody.key_id, nobody.tenant, None, book.caller(nobody.key_id, nobody.tenant, None))
-    return KeyTable(principals, nobody, around.keys, lambda stored: principal(*stored), around.clock.wall_ns)
+    closed = bool(auth.path_tokens)
+    return KeyTable(
+        principals, nobody, around.keys, lambda stored: principal(*stored), around.clock.wall_ns, closed=closed
+    )
 
 
 def _adopt(planner: Planner, previous: Planner) -> None:
@@ -228,57 +245,6 @@ def _hedger(config: Config, previous: Snapshot | None) -> Hedger | None:
     if previous is not None and previous.hedger is not None and previous.hedger.config == hedge:
         return previous.hedger
     return Hedger(hedge, config.server.workers)
-
-
-def _transport_key(provider: Provider) -> TransportKey:
-    """Return what a provider's connections depend on: one whose key is unchanged keeps them over a reload."""
-    url = urlsplit(provider.base_url)
-    echo = provider.type == "echo"
-    return (
-        provider.id,
-        "echo" if echo else provider.transport,
-        url.scheme,
-        url.netloc,
-        provider.http2,
-        provider.max_connections,
-    )
-
-
-def _transports(config: Config, around: Surroundings, previous: Snapshot | None) -> dict[TransportKey, Transport]:
-    """Return one transport for each provider."""
-    old = previous.transports if previous is not None else {}
-    make = _TransportMaker(around)
-    keys = {_transport_key(provider): provider for provider in config.providers}
-    return {key: old[key] if key in old else make(provider) for key, provider in keys.items()}
-
-
-class _TransportMaker:
-    """Makes transports, which share one read buffer and one TLS context."""
-
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._buffer = bytearray(READ_BUFFER_BYTES)
-        self._tls = client_context(around.env)
-
-    def __call__(self, provider: Provider) -> Transport:
-        around = self._around
-        if provider.type == "echo":
-            return EchoTransport(around.clock.wall_ns)
-        url = urlsplit(provider.base_url)
-        if provider.transport == "httpx":
-            # Imported only where it is chosen: it costs every worker several megabytes.
-            module = importlib.import_module("fastroute.upstream.transport_httpx")
-            transport: Transport = module.HttpxTransport(
-                f"{url.scheme}://{url.netloc}",
-                self._tls,
-                http2=provider.http2,
-                max_connections=provider.max_connections,
-            )
-            return transport
-        context = self._tls if url.scheme == "https" else None
-        origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
-        pool = ConnectionPool(around.loop, origin, self._buffer, around.clock.monotonic_ns, provider.max_connections)
-        return FastTransport(pool, around.clock.monotonic_ns)
 
 
 def _endpoint(

@@ -137,7 +137,7 @@ def _announce(config: Config, port: int, admin_port: int) -> None:
     url = f"http://{shown}:{port}"
     print(f"{_version()} listening on {url} ({config.server.workers} worker(s))", flush=True)
     print(f"admin on http://{config.server.admin.host}:{admin_port}", flush=True)
-    if not config.auth.keys and not _is_closed(config):
+    if not config.auth.keys and not config.auth.path_tokens and not _is_closed(config):
         print("warning: no keys are configured: whoever can reach this address may use it", file=sys.stderr)
     print(f"try it:\n  {_curl(config, url)}", flush=True)
 
@@ -146,6 +146,9 @@ def _curl(config: Config, url: str) -> str:
     """Return a curl line for the first model of the configuration, in a dialect it is served in."""
     provider = config.providers[0]
     model = next((m.name for m in provider.models if not is_pattern(m.name)), _EXAMPLES.get(provider.type, "echo"))
+    if config.auth.path_tokens and not config.auth.keys:
+        # The shell knows it where the environment has it; it is never printed.
+        url = f"{url}/$FASTROUTE_UUID/lb"
     auth = ' -H "authorization: Bearer $FASTROUTE_API_KEY"' if config.auth.keys else ""
     message = '"messages":[{"role":"user","content":"Hello"}]'
     if provider.dialect == "anthropic":

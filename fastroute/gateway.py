@@ -97,6 +97,7 @@ class Gateway:
     async def handle(self, downstream: AsgiDownstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
         snapshot = self.snapshot
+        snapshot = snapshot if snapshot.lanes is None else snapshot.lanes.enter(downstream) or snapshot
         record_id = self._journal.next_id()
         ctx = Context(
             snapshot,
@@ -122,8 +123,8 @@ class Gateway:
             ctx.wishes = NO_WISHES
             if head.ours:
                 _read_our_fields(ctx, head.fields)
-            if operation.name == "models":
-                await self._list_models(downstream, ctx, model, head.fields)
+            if operation.local:
+                await self._answer_here(downstream, ctx, model, head.fields)
                 return
             try:
                 body = await self._reader.expect(downstream, ctx, length)
@@ -157,17 +158,18 @@ class Gateway:
             if self.access is not None:
                 self.access.note(ctx)
 
-    async def _list_models(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
-        names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
-        shape: DialectName = ctx.operation.dialect
-        if shape == "openai" and (b"anthropic-version" in fields or b"x-api-key" in fields):
-            shape = "anthropic"
-        elif b"x-goog-api-key" in fields:
-            shape = "gemini"
-        body = model_document(names, shape, model)
+    async def _answer_here(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
+        balancer = ctx.snapshot.balancer
+        if ctx.operation.name == "models":
+            body = _list_models(ctx, model, fields)
+        elif balancer is not None:
+            body = balancer.answer(ctx.operation.name.removeprefix("load_balancer."))
+        else:
+            raise GatewayError(404, "not_found", "unknown path")
         headers = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"x-request-id", ctx.request_id.encode())]
         if ctx.principal.limits is not None:
             headers += self._admission.fields(ctx)
+        ctx.status = 200
         await downstream.respond(200, headers, body)
 
     # --- attempts
@@ -600,6 +602,16 @@ def _bad_gateway(failure: UpstreamError) -> GatewayError:
     if failure.kind == "overflow":
         return GatewayError(503, "overloaded", failure.message, retry_after_s=1, fault="gateway", retry_safe=True)
     return GatewayError(502, "upstream_error", failure.message, fault="upstream", retry_safe=not failure.sent)
+
+
+def _list_models(ctx: Context, model: bytes, fields: Fields) -> bytes:
+    names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
+    shape: DialectName = ctx.operation.dialect
+    if shape == "openai" and (b"anthropic-version" in fields or b"x-api-key" in fields):
+        shape = "anthropic"
+    elif b"x-goog-api-key" in fields:
+        shape = "gemini"
+    return model_document(names, shape, model)
 
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:

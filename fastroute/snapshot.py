@@ -5,19 +5,18 @@ from types import ModuleType
 import msgspec
 
 from fastroute._core.attempts import Attempts
+from fastroute.auth.path_tokens import Lanes
 from fastroute.downstream.heads import HeadReader
 from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
+from fastroute.health.balancer import Balancer
 from fastroute.interfaces import DialectName
 from fastroute.routing.plan import Planner
 from fastroute.routing.table import RouteTable
 from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.transport import Transport
-
-#: What a provider's connections depend on: its id, kind of transport, scheme, authority, HTTP/2, connections at most.
-TransportKey = tuple[str, str, str, str, bool, int]
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
@@ -29,7 +28,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     planner: Planner
     attempts: Attempts
     endpoints: tuple[Endpoint, ...]
-    transports: dict[TransportKey, Transport]
+    transports: dict[tuple[str, str, str, str, bool, int], Transport]
     dialects: dict[DialectName, ModuleType]
     classifier: Classifier
     retry_budget: RetryBudget
@@ -39,3 +38,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     max_replicas: int
     total_ns: int
     health_weights: bool
+    #: Of paths that begin with a token (`auth.path_tokens`): other snapshots, like this one but for what differs there.
+    lanes: Lanes | None = None
+    #: Answers for the key pools, in the snapshots of lanes.
+    balancer: Balancer | None = None

@@ -51,7 +51,8 @@ class KeyTable:
     """The known keys of one configuration, and beside them those made at run time.
 
     principals: of the configuration's keys, by digest. stored: the others; None for none. make: returns the principal
-    of one of those. wall_ns: what they expire by.
+    of one of those. wall_ns: what they expire by. closed: callers need a key although there is none, because there is
+    another way in.
 
     Without any key the gateway is open: everybody is `anonymous`. It is so no longer once a first key was made at run
     time, and stays closed when that one is revoked.
@@ -64,12 +65,15 @@ class KeyTable:
         stored: Stored | None = None,
         make: Callable[[StoredKey], Principal] | None = None,
         wall_ns: Callable[[], int] | None = None,
+        *,
+        closed: bool = False,
     ) -> None:
         self._anonymous = anonymous
         self._principals = {key: (key, principal) for key, principal in principals.items()}
         self._stored = stored
         self._make = make
         self._wall_ns = wall_ns
+        self._closed = closed
         self._recent: dict[bytes, Principal] = {}
 
     def __len__(self) -> int:
@@ -78,7 +82,7 @@ class KeyTable:
     @property
     def open(self) -> bool:
         """Return whether callers need no key."""
-        return not self._principals and (self._stored is None or not self._stored.closed)
+        return not self._principals and not self._closed and (self._stored is None or not self._stored.closed)
 
     def find(self, key: bytes) -> Principal | None:
         """Return the principal of a presented key, None if it is unknown."""

@@ -6,8 +6,10 @@ from typing import Final
 from fastroute.config.document import Entry, List, Node, Scalar, Table
 from fastroute.config.faults import Faults
 from fastroute.config.load import load_tree
+from fastroute.config.load_balancer import is_enabled, pool_providers, pool_routing
 from fastroute.config.presets import PRESETS
 from fastroute.config.schema import Config
+from fastroute.errors import ConfigError
 
 #: Variables that set a field of `server`.
 _SERVER_VARIABLES: Final = {
@@ -23,9 +25,13 @@ def from_environment(env: Mapping[str, str]) -> Config:
     is none.
 
     The first provider of the OpenAI dialect also serves every model that no other lists. FASTROUTE_HOST,
-    _PORT, _WORKERS, _STATE_DIR, _API_KEY and _ADMIN_KEY are honoured; an empty variable counts as unset.
-    Raises ConfigError.
+    _PORT, _WORKERS, _STATE_DIR, _API_KEY, _UUID and _ADMIN_KEY are honoured; an empty variable counts as unset.
+    With LOAD_BALANCER_ENABLED, the keys of LOAD_BALANCER_API_KEYS are pools of their providers. Raises ConfigError.
     """
+    faults = Faults("environment")
+    pools = pool_providers(env, faults) if is_enabled(env, faults) else {}
+    if faults:
+        raise ConfigError(faults.lines())
     server: dict[str, Node] = {
         name: _reference(variable) for name, variable in _SERVER_VARIABLES.items() if env.get(variable)
     }
@@ -34,13 +40,26 @@ def from_environment(env: Mapping[str, str]) -> Config:
     keys: tuple[Node, ...] = ()
     if env.get("FASTROUTE_API_KEY"):
         keys = (_table(id=_text("default"), key=_reference("FASTROUTE_API_KEY")),)
-    tree = _table(server=_table(**server), auth=_table(keys=_list(*keys)), providers=_list(*_providers(env)))
-    return load_tree(tree, env, Faults("environment"))
+    auth: dict[str, Node] = {"keys": _list(*keys)}
+    if env.get("FASTROUTE_UUID"):
+        auth["path_tokens"] = _list(_reference("FASTROUTE_UUID"))
+    fields: dict[str, Node] = {"server": _table(**server), "auth": _table(**auth)}
+    if pools:
+        fields["routing"] = pool_routing()
+    return load_tree(_table(**fields, providers=_list(*_providers(env, pools))), env, faults)
 
 
-def _providers(env: Mapping[str, str]) -> list[Node]:
+def _providers(env: Mapping[str, str], pools: Mapping[str, Node]) -> list[Node]:
     found = [(name, next((one for one in preset.variables if env.get(one)), "")) for name, preset in PRESETS.items()]
-    found = [(name, variable) for name, variable in found if variable]
+    # A pool has its keys from one variable only.
+    found = [(name, variable) for name, variable in found if variable and name not in pools]
+    return [*_single(found, env, pools), *pools.values()]
+
+
+def _single(found: list[tuple[str, str]], env: Mapping[str, str], pools: Mapping[str, Node]) -> list[Node]:
+    """Return the providers of one key each, or the echo provider if there is nobody else."""
+    if not found and pools:
+        return []
     if not found:
         return [_table(id=_text("echo"), type=_text("echo"), models=_list(_text("*")))]
     catch_all = next((name for name, _ in found if PRESETS[name].dialect == "openai"), "")

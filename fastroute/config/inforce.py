@@ -6,7 +6,6 @@ from fastroute.config.schema import Config
 
 _FIELDS: Final = (
     ("tenants.budget", "budgets of tenants"),
-    ("auth.path_tokens", "key-pool paths"),
     ("auth.keys.budget", "budgets of keys"),
 )
 

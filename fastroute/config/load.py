@@ -100,7 +100,7 @@ def refuse_open(config: Config, *, closed: bool = False) -> str | None:
     closed: callers need one even if the configuration has no keys.
     """
     server = config.server
-    if not is_loopback(server.host) and not config.auth.keys and not closed:
+    if not is_loopback(server.host) and not config.auth.keys and not config.auth.path_tokens and not closed:
         return (
             f"refusing to listen on {server.host} without keys: add auth.keys, make one with `fastroute keys create`,"
             " or listen on 127.0.0.1"

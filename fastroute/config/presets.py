@@ -63,6 +63,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             dialect="gemini",
             base_url="https://generativelanguage.googleapis.com",
             variables=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            base_url_variable="GOOGLE_GEMINI_BASE_URL",
             models=("gemini-*",),
         ),
         "groq": _openai_like(

@@ -16,7 +16,8 @@ class Operation(NamedTuple):
 
     suffix: the path after the provider's base URL; for Gemini `{model}` stands for the upstream model name.
     version: the version segment that a base URL may or may not end with. streams: the path itself asks for a stream.
-    metered: the answer is one a provider bills by tokens. model_in_path: the model is named by the path.
+    metered: the answer is one a provider bills by tokens. model_in_path: the model is named by the path. local: it is
+    answered here.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Operation(NamedTuple):
     metered: bool = True
     model_in_path: bool = False
     include_usage: bool = False
+    local: bool = False
 
 
 _POST: Final = {
@@ -57,8 +59,20 @@ def _gemini_actions(version: bytes) -> dict[bytes, Operation]:
 
 _GEMINI_ACTIONS: Final = {version: _gemini_actions(version) for version in (b"/v1beta", b"/v1")}
 
-MODELS: Final = Operation("models", "openai", b"", b"", methods=("GET",), metered=False)
-GEMINI_MODELS: Final = Operation("models", "gemini", b"", b"", methods=("GET",), metered=False)
+MODELS: Final = Operation("models", "openai", b"", b"", methods=("GET",), metered=False, local=True)
+GEMINI_MODELS: Final = Operation("models", "gemini", b"", b"", methods=("GET",), metered=False, local=True)
+
+
+def _balancer(name: str, method: str) -> Operation:
+    return Operation(f"load_balancer.{name}", "openai", b"", b"", methods=(method,), metered=False, local=True)
+
+
+#: By what stands for their paths once the token is taken out (`auth.path_tokens`): nothing that a client can send.
+_BALANCER: Final = {
+    b"load-balancer/status": _balancer("status", "GET"),
+    b"load-balancer/config": _balancer("config", "GET"),
+    b"load-balancer/reset": _balancer("reset", "POST"),
+}
 
 _GEMINI_PATH: Final = re.compile(rb"(/v1(?:beta)?)/models/([A-Za-z0-9][A-Za-z0-9._\-]{0,127}):([A-Za-z]{1,32})")
 _MODEL_PATH: Final = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._:/\-]{0,255})")
@@ -92,6 +106,8 @@ def _find_other(path: bytes) -> tuple[Operation, bytes]:
         return MODELS, b""
     if path == b"/v1beta/models":
         return GEMINI_MODELS, b""
+    if path in _BALANCER:
+        return _BALANCER[path], b""
     match = _MODEL_PATH.fullmatch(path)
     if match is not None:
         return MODELS, match[1]

@@ -132,7 +132,7 @@ class Gateway:
 
     def start(self) -> Self:
         """Start it and return once it is ready. Raises AssertionError, with the log, if that fails."""
-        command = [*self.program, "serve", "-c", str(self.config_file), *self._arguments]
+        command = self.serve_command()
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -149,6 +149,10 @@ class Gateway:
             self.kill()
             raise
         return self
+
+    def serve_command(self) -> list[str]:
+        """Return the command that it is started with."""
+        return [*self.program, "serve", "-c", str(self.config_file), *self._arguments]
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in self._env.items() if value is not None}

@@ -22,8 +22,8 @@ LAYERS = (
         "downstream", "auth", "routing", "load", "balance", "health", "failover", "limits", "billing", "upstream",
         "dialects", "observe",
     ),
-    ("snapshot", "keypools"),
-    ("admission", "attempt", "gateway", "race", "relay", "build", "handout"),
+    ("snapshot", "keypools", "transports"),
+    ("admission", "attempt", "gateway", "race", "relay", "build", "handout", "keylanes"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip
@@ -37,6 +37,7 @@ WITHIN_A_LAYER = {
     ("gateway", "relay"),  # and passes the answer on
     ("relay", "attempt"),
     ("race", "attempt"),
+    ("build", "keylanes"),  # the converter's part for paths with a token
     ("race", "gateway"),  # only for the name of a type
     ("control", "admin"),  # the control plane runs the admin application
     ("serve", "worker"),  # the supervisor forks into a worker

@@ -216,7 +216,7 @@ auth: {path_tokens: [abc], keys: [{id: a, key: k, budget: {usd: 5}}]}
 tenants: [{id: t, budget: {usd: 1}}]""")
     found = not_in_force(load(tmp_path, text))
     assert [line.split(": ")[0] for line in found] == [
-        "tenants.budget", "auth.path_tokens", "auth.keys.budget",
+        "tenants.budget", "auth.keys.budget",
     ]  # fmt: skip
     assert all(line.endswith(": accepted, but not in force in this version") for line in found)
 

@@ -8,6 +8,7 @@ from bench.sim.clock import Clock
 from bench.sim.jobs import Job
 from bench.sim.servers import Server
 from bench.sim.trace import FAILED_MS, Trace
+from fastroute._core.adaptive import Adaptive, Setting
 from fastroute._core.attempts import FAILED, OK
 from fastroute._core.candidates import Candidates
 from fastroute._core.counters import Segment
@@ -53,10 +54,13 @@ class Router:
         rng: Random,
         trace: Trace,
         path: str,
+        setting: Setting | None,
     ) -> None:
+        """setting: how limits of servers are learnt, None for not at all."""
         routing = config.routing
         self.segment = Segment.create(path, 1, len(servers))
-        self.attempts = build_attempts(config, self.segment)
+        self._adaptive = Adaptive(self.segment, dict.fromkeys(range(len(servers)), setting)) if setting else None
+        self.attempts = build_attempts(config, self.segment, self._adaptive)
         self._clock = clock
         self._servers = servers
         self._trace = trace
@@ -99,6 +103,7 @@ class Router:
             input_prices=[spec.prices[0] for spec in specs],
             output_prices=[spec.prices[2] for spec in specs],
             half_open_max_calls=config.routing.breaker.half_open_max_calls,
+            adaptive=self._adaptive,
         )
         info = PoolInfo(
             self.segment,

@@ -53,6 +53,7 @@ class _Run:
                 Random(f"router {number} {seed}"),
                 self.trace,
                 str(folder / f"segment{number}"),
+                scenario.adaptive,
             )
             for number in range(scenario.routers)
         ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bench.sim.servers import Spec
+from fastroute._core.adaptive import Setting
 from fastroute.config.schema import Config
 
 AFFECTED: Final = 0
@@ -31,7 +32,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Scenario:
-    """window: the times that the figures are about. Server 0 is the one that things happen to."""
+    """window: the times that the figures are about. Server 0 is the one that things happen to. adaptive: how limits of
+    servers are learnt; None for not at all.
+    """
 
     name: str
     about: str
@@ -42,6 +45,7 @@ class Scenario:
     seconds: float = 40.0
     routers: int = 1
     config: Config = DEFAULTS
+    adaptive: Setting | None = None
 
 
 _EIGHT: Final = _fleet(8)
@@ -79,6 +83,16 @@ LIMITED: Final = Scenario(
     _EIGHT,
     (5, 40),
     (Change(0, AFFECTED, {"limit_per_s": 5.0, "retry_after_s": 2}),),
+)
+CROWDED: Final = Scenario(
+    "crowded",
+    "takes 4 at a time, then 429 with Retry-After: 1; nothing is learnt",
+    _EIGHT,
+    (5, 40),
+    (Change(0, AFFECTED, {"takes": 4, "retry_after_s": 1}),),
+)
+CROWDED_LEARNT: Final = replace(
+    CROWDED, name="crowded-learnt", about="the same, and what it takes is learnt", adaptive=Setting()
 )
 INSTANT_500: Final = Scenario(
     "instant-500",
@@ -133,6 +147,8 @@ SCENARIOS: Final = {
         GREY,
         FLAPPING,
         LIMITED,
+        CROWDED,
+        CROWDED_LEARNT,
         INSTANT_500,
         OUTAGE,
         OUTAGE_OF_THREE,

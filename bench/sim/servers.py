@@ -39,7 +39,7 @@ class Condition:
     """What is wrong with a provider.
 
     slow: every time is multiplied by it. error_share: of the requests that get `status` after `error_ms`. limit_per_s:
-    what it takes before it answers 429, with `retry_after_s`; 0 for no limit.
+    what it takes before it answers 429, with `retry_after_s`; 0 for no limit. takes: the same of requests at a time.
     """
 
     slow: float = 1.0
@@ -48,6 +48,7 @@ class Condition:
     error_ms: float = REFUSAL_MS
     limit_per_s: float = 0.0
     retry_after_s: int = 0
+    takes: int = 0
 
 
 WELL: Final = Condition()
@@ -102,7 +103,7 @@ class Server:
         condition = self.condition
         # Drawn even if all is well, so that two runs meet the same luck for longer.
         unlucky = self._rng.random() < condition.error_share
-        if condition.limit_per_s and not self._allows():
+        if (condition.takes and self._busy >= condition.takes) or (condition.limit_per_s and not self._allows()):
             headers = [(b"retry-after", b"%d" % condition.retry_after_s)] if condition.retry_after_s else []
             self._clock.after(REFUSAL_MS, reply.refused, 429, headers)
         elif unlucky:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastroute._core import counters as cells
+from fastroute._core._adaptive_rules import AIMD, unpack_word
 from fastroute._core._attempts_rules import CLOSED, HALF_OPEN, OPEN
 from tests.children import with_paths
 from tests.unit.core.halves import Half, halves
@@ -229,3 +230,35 @@ def test_no_result_of_any_process_is_missing_in_the_window(path: str, segment: A
     run(path, 1, body)
     attempts = COMPILED.attempts.Attempts(segment)
     assert attempts.health(0, 10_000) == (3_000 * PROCESSES,) * 2
+
+
+LEARNING = """
+from fastroute._core._adaptive_c import Adaptive
+from fastroute._core._adaptive_rules import Setting
+adaptive = Adaptive(segment, {row: Setting(minimum=2, maximum=50, initial=20) for row in range(rows)})
+attempts = Attempts(segment, Policy(failure_threshold=60_000, min_requests=10**9), adaptive)
+rng = random.Random(worker)
+meet()
+for now_ms in range(10_000, 15_000):
+    row = rng.randrange(4)
+    tickets = [attempts.enter(worker, row, 1000, now_ms) for _ in range(3)]
+    for ticket in tickets:
+        verdict = RATE_LIMITED if rng.random() < 0.05 else OK
+        attempts.leave(worker, row, ticket, verdict, -1.0, now_ms, 0, 1, 1000)
+"""
+
+
+def test_what_is_learnt_is_learnt_by_all_and_nothing_is_lost(path: str, segment: Any) -> None:
+    left = 1_000_000
+    for row in range(4):
+        segment.set_cell(row, cells.QUOTA_REQUESTS, left << 32 | left)
+    run(path, 1, LEARNING)
+    sent = [segment.cell(row, cells.PACE) & 0xFFFFFFFF for row in range(4)]
+    assert sum(sent) == PROCESSES * 5_000 * 3
+    assert sent == [segment.total(row, cells.REQUESTS) for row in range(4)]
+    assert [segment.cell(row, cells.QUOTA_REQUESTS) & 0xFFFFFFFF for row in range(4)] == [left - n for n in sent]
+    for row in range(4):
+        word = unpack_word(segment.cell(row, cells.ADAPTIVE))
+        assert word.kind == AIMD
+        assert 2.0 <= word.limit <= 50.0
+        assert segment.in_flight(row) == 0

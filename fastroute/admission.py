@@ -5,6 +5,8 @@ import logging
 import re
 from typing import Final
 
+from fastroute._core._limits_file import PER_MINUTE_REQUESTS
+from fastroute._core.counters import COOLDOWN_UNTIL_MS, Segment
 from fastroute._core.jsonscan import KIND_NUMBER
 from fastroute._core.limits import Ceilings, Grant, Limiter
 from fastroute.attempt import Attempt
@@ -24,6 +26,8 @@ log = logging.getLogger("fastroute")
 
 #: How often to look whether somebody's ceilings have found no place in the table.
 LOST_CHECK_S: Final = 30.0
+#: Gates know of so many endpoints that they have been tried.
+MAX_TRIED: Final = 64
 #: A prompt has at least one token in so many bytes, whatever it is made of.
 BYTES_PER_TOKEN_AT_MOST: Final = 50
 #: Operations that answer without tokens of their own.
@@ -140,6 +144,9 @@ class Admission:
         grant = limiter.admit(own, model, least, tokens, self._now(), self._wall())
         if grant is None:
             wait_ms = max(1, -(-limiter.wait_ns // 1_000_000))
+            if limiter.dimension == PER_MINUTE_REQUESTS and model is None:
+                # Nobody else can use it before then either: it need not be offered to them.
+                _rest(plan.pool.info.segment, endpoint.index, self._now() // 1_000_000 + wait_ms)
             plan.wait_ms = wait_ms if plan.wait_ms < 0 else min(plan.wait_ms, wait_ms)
             if plan.refusal is None or plan.refusal.code == "rate_limit_exceeded":
                 plan.refusal = _exhausted(plan.wait_ms)
@@ -199,6 +206,11 @@ def _level(ctx: Context, plan: Plan) -> int:
     return LEVELS.index(name) if name else LEVELS.index("normal")
 
 
+def has_tried_enough(plan: Plan) -> bool:
+    """Whether so many endpoints had no room that the gates could not tell any more who has been tried."""
+    return len(plan.tried) >= MAX_TRIED
+
+
 def is_limited(plan: Plan, endpoint: Endpoint) -> bool:
     """Whether an attempt has to be let in by ceilings that have not let the request in already."""
     return endpoint.limits is not None or (plan.route is not plan.asked and plan.route.limits is not None)
@@ -236,6 +248,13 @@ def _asked(ctx: Context) -> tuple[int, int]:
 def _number(body: bytes, scan: tuple[int, ...], at: int) -> int:
     digits = body[scan[at + 1] : scan[at + 2]]
     return int(digits) if digits.isdigit() and len(digits) <= 9 else 0
+
+
+def _rest(segment: Segment, row: int, until_ms: int) -> None:
+    """Let an endpoint rest until then, as if its provider had asked for it."""
+    while (old := segment.cell(row, COOLDOWN_UNTIL_MS)) < until_ms:
+        if segment.cas_cell(row, COOLDOWN_UNTIL_MS, old, until_ms):
+            return
 
 
 def _exhausted(wait_ms: int) -> GatewayError:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.ratelimit import read_allowance
-from fastroute.admission import Admission, is_limited
+from fastroute.admission import Admission, has_tried_enough, is_limited
 from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
@@ -280,6 +280,8 @@ class Gateway:
             if is_limited(plan, endpoint):
                 grant = self._admission.at_endpoint(ctx, plan, endpoint)
                 if grant is None:
+                    if has_tried_enough(plan):
+                        return None
                     continue
             enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
             ticket = enter(self._worker, endpoint.index, plan.work, now_ms)

@@ -251,6 +251,21 @@ def test_the_least_wait_of_all_provider_keys_is_told(fleet: Fleet, tmp_path: Pat
         answers = [ask(gateway, FREE, chat()) for _ in range(4)]
         assert [one.status for one in answers] == [200, 200, 200, 429]
         assert int(answers[-1].headers["retry-after"]) in (29, 30)
+        # By now both are known to rest, and nobody need ask the limits.
+        again = ask(gateway, FREE, chat())
+        assert (again.status, int(again.headers["retry-after"]) in (28, 29, 30)) == (429, True)
+        reasons = {one["removed_by"] for one in gateway.explain({"model": "m"})["candidates"]}
+        assert reasons == {"cooldown"}
+
+
+def test_more_exhausted_keys_than_gates_can_remember(fleet: Fleet, tmp_path: Path) -> None:
+    many = [{"id": f"k{number}", "key": f"up-{number}", "rpd": 1} for number in range(80)]
+    with running(tmp_path, [fleet.provider("a", keys=many)], auth=keys()) as gateway:
+        seen = Counter(ask(gateway, FREE, chat()).status for _ in range(90))
+        assert seen.keys() == {200, 429}
+        assert seen[200] <= 80
+        used = Counter(one.header(b"authorization") for one in fleet.upstream.requests)
+        assert set(used.values()) == {1}
 
 
 def test_quotas_outlive_a_restart_and_ceilings_change_with_a_reload(fleet: Fleet, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import re
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from fastroute._core._limits_file import PER_MINUTE_REQUESTS
 from fastroute._core.counters import COOLDOWN_UNTIL_MS, Segment
@@ -15,7 +16,7 @@ from fastroute.config.ceilings import Queue
 from fastroute.context import WAIT, Context
 from fastroute.downstream.request import COUNT, MAX_TOKENS
 from fastroute.errors import GatewayError
-from fastroute.interfaces import Header
+from fastroute.interfaces import Header, Usage
 from fastroute.limits.queue import LEVELS, FairQueue, Waiting
 from fastroute.limits.refusal import over_limit, queue_full
 from fastroute.routing.plan import Plan
@@ -62,8 +63,11 @@ class Admission:
             self._lost = lost
         self._loop.call_later(LOST_CHECK_S, self.watch_table)
 
-    async def admit(self, ctx: Context, plan: Plan) -> None:
-        """Let a request in by the ceilings of its caller and its model, after a while perhaps. Raises GatewayError 429.
+    def admit(self, ctx: Context, plan: Plan) -> Coroutine[Any, Any, None] | None:
+        """Let a request in by the ceilings of its caller and its model. Raises GatewayError 429.
+
+        None: it has been let in. Otherwise it has to wait in the queue, and what is returned is to be awaited; that may
+        end in a GatewayError 429 too.
 
         A request that is refused leaves no record: it would cost more than the refusal, and be worth less.
         """
@@ -73,15 +77,15 @@ class Admission:
         queue = self._queue
         level = _level(ctx, plan) if queue.capacity else 0
         if not len(queue) or not queue.is_ahead(level, caller, model):
-            ctx.grant = self.limiter.admit(caller, model, least, tokens, self._now(), self._wall())
+            ctx.grant = self.limiter.admit(caller, model, least, tokens, self._now(), ctx.arrived_wall_ns)
             if ctx.grant is not None:
-                return
+                return None
             if not queue.capacity or self.limiter.hopeless:
                 raise self._refused(ctx)
         if not counts:
             # Turns in the queue are counted in tokens, whatever the ceilings count.
             least, tokens = measure(ctx, plan)
-        await self._wait(_Seat(self._loop, ctx, level, caller, model, least, tokens))
+        return self._wait(_Seat(self._loop, ctx, level, caller, model, least, tokens))
 
     async def _wait(self, seat: "_Seat") -> None:
         """Wait in the queue until there is room. Raises GatewayError 429 at once if that would take too long."""
@@ -125,8 +129,7 @@ class Admission:
 
     def settle(self, ctx: Context) -> None:
         """End a request's grant with what it has used."""
-        usage = ctx.usage
-        ctx.grant.settle(0 if ctx.usage_source == "none" else usage.total_input + usage.total_output)
+        ctx.grant.settle(0 if ctx.usage_source == "none" else _total(ctx.usage))
         if len(self._queue):
             self._pump()
 
@@ -154,17 +157,16 @@ class Admission:
 
     def settle_attempt(self, ctx: Context, attempt: Attempt) -> None:
         """End an attempt's grant with what the answer to the client has used, or with nothing if there was none."""
-        usage = ctx.usage
         used = attempt.first_byte_ns >= 0 and ctx.usage_source != "none"
-        attempt.grant.settle(usage.total_input + usage.total_output if used else 0)
+        attempt.grant.settle(_total(ctx.usage) if used else 0)
 
     def fields(self, ctx: Context) -> list[Header]:
         """Return the fields that tell the caller how much is left to it."""
-        return self.limiter.fields(ctx.principal.limits, self._now(), self._wall())
+        return self.limiter.fields(ctx.principal.limits, self._now(), ctx.arrived_wall_ns)
 
     def instead(self, ctx: Context, headers: list[Header]) -> list[Header]:
         """Return an answer's fields with the caller's own limits in place of the provider's."""
-        return self.limiter.instead(headers, ctx.principal.limits, self._now(), self._wall())
+        return self.limiter.instead(headers, ctx.principal.limits, self._now(), ctx.arrived_wall_ns)
 
 
 class _Seat(Waiting):
@@ -200,6 +202,10 @@ class _Seat(Waiting):
             self.future.set_result(None)
 
 
+def _total(usage: Usage) -> int:
+    return usage.total_input + usage.total_output
+
+
 def _level(ctx: Context, plan: Plan) -> int:
     """Return a request's priority: what a rule says, else what its caller asks for."""
     name = plan.terms.decision.priority or ctx.wishes.priority
@@ -228,26 +234,34 @@ def measure(ctx: Context, plan: Plan) -> tuple[int, int]:
     sure = ctx.request_bytes // BYTES_PER_TOKEN_AT_MOST
     if operation.name in _SILENT:
         return sure, ctx.prompt_tokens
-    ceiling, count = _asked(ctx)
+    count = 1
+    if operation.dialect == "gemini":
+        ceiling, count = _asked_of_gemini(ctx.body)
+    else:
+        scan = ctx.scan
+        ceiling = 0
+        for at in MAX_TOKENS:
+            if scan[at] == KIND_NUMBER:
+                ceiling = max(ceiling, _whole(ctx.body[scan[at + 1] : scan[at + 2]]))
+        if scan[COUNT] == KIND_NUMBER:
+            count = max(1, _whole(ctx.body[scan[COUNT + 1] : scan[COUNT + 2]]))
     if ceiling:
         return sure + ceiling * count, ctx.prompt_tokens + ceiling * count
     return sure, ctx.prompt_tokens + int(plan.pool.output_tokens) * count
 
 
-def _asked(ctx: Context) -> tuple[int, int]:
-    """Return (ceiling of an answer in tokens, 0 for none; number of answers)."""
-    body, scan = ctx.body, ctx.scan
-    if ctx.operation.dialect == "gemini":
-        wanted, several = _GEMINI_CEILING.search(body), _GEMINI_COUNT.search(body)
-        return int(wanted[1]) if wanted else 0, max(1, int(several[1])) if several else 1
-    ceilings = [_number(body, scan, at) for at in MAX_TOKENS if scan[at] == KIND_NUMBER]
-    count = _number(body, scan, COUNT) if scan[COUNT] == KIND_NUMBER else 1
-    return max(ceilings, default=0), max(1, count)
+def _asked_of_gemini(body: bytes) -> tuple[int, int]:
+    """Return (ceiling of an answer in tokens, 0 for none; number of answers): they stand in an object of their own."""
+    wanted, several = _GEMINI_CEILING.search(body), _GEMINI_COUNT.search(body)
+    return int(wanted[1]) if wanted else 0, max(1, int(several[1])) if several else 1
 
 
-def _number(body: bytes, scan: tuple[int, ...], at: int) -> int:
-    digits = body[scan[at + 1] : scan[at + 2]]
-    return int(digits) if digits.isdigit() and len(digits) <= 9 else 0
+def _whole(number: bytes) -> int:
+    """Return a number of a JSON document; 0 for one that is no whole number written in digits alone."""
+    try:
+        return int(number)
+    except ValueError:
+        return 0
 
 
 def _rest(segment: Segment, row: int, until_ms: int) -> None:

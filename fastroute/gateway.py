@@ -139,8 +139,10 @@ class Gateway:
             ctx.admitted = True
             plan = snapshot.planner.plan(ctx, route)
             ctx.plan = plan
-            if ctx.principal.limits is not None or route.limits is not None:
-                await self._admission.admit(ctx, plan)
+            limited = ctx.principal.limits is not None or route.limits is not None
+            waiting = self._admission.admit(ctx, plan) if limited else None
+            if waiting is not None:
+                await waiting
             await self._serve(downstream, ctx, snapshot, plan)
         except GatewayError as error:
             await self._refuse(downstream, ctx, error)

@@ -5,7 +5,6 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdio.h>
 
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && sizeof(_Atomic int32_t) == 4, "32-bit atomics must be lock-free");
 
@@ -39,22 +38,43 @@ static inline int64_t fr_room(int64_t ns, int64_t limit, int64_t period) {
     return (int64_t)((unsigned __int128)(uint64_t)ns * (uint64_t)limit / (uint64_t)period);
 }
 
+/* Decimal digits of a value of 0 and above, at least `least` of them; returns how many. */
+static inline int fr_digits(char *out, int64_t value, int least) {
+    char reversed[24];
+    int length = 0;
+    do {
+        reversed[length++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value || length < least);
+    for (int i = 0; i < length; i++)
+        out[i] = reversed[length - 1 - i];
+    return length;
+}
+
 /* A length of time as OpenAI writes it, rounded up to milliseconds; returns its length. `out` has 48 bytes. */
 static inline int fr_duration(char *out, int64_t ns) {
     int64_t ms = ns > 0 ? (ns - 1) / 1000000 + 1 : 0;
     int64_t seconds = ms / 1000, minutes = seconds / 60, hours = minutes / 60;
-    int length = 0, fraction = (int)(ms % 1000);
-    if (ms == 0)
-        return snprintf(out, 48, "0s");
-    if (ms < 1000)
-        return snprintf(out, 48, "%dms", fraction);
-    if (hours)
-        length = snprintf(out, 48, "%lldh%dm", (long long)hours, (int)(minutes % 60));
-    else if (minutes)
-        length = snprintf(out, 48, "%dm", (int)minutes);
-    length += snprintf(out + length, 48 - length, "%d", (int)(seconds % 60));
-    if (fraction) {
-        length += snprintf(out + length, 48 - length, ".%03d", fraction);
+    int length = 0;
+    if (ms < 1000) {
+        length = fr_digits(out, ms, 1);
+        if (ms)
+            out[length++] = 'm';
+        out[length++] = 's';
+        return length;
+    }
+    if (hours) {
+        length = fr_digits(out, hours, 1);
+        out[length++] = 'h';
+    }
+    if (minutes) {
+        length += fr_digits(out + length, minutes % 60, 1);
+        out[length++] = 'm';
+    }
+    length += fr_digits(out + length, seconds % 60, 1);
+    if (ms % 1000) {
+        out[length++] = '.';
+        length += fr_digits(out + length, ms % 1000, 3);
         while (out[length - 1] == '0')
             length--;
     }
@@ -63,7 +83,7 @@ static inline int fr_duration(char *out, int64_t ns) {
 }
 
 static inline int fr_decimal(char *out, int64_t value) {
-    return snprintf(out, 48, "%lld", (long long)value);
+    return fr_digits(out, value > 0 ? value : 0, 1);
 }
 
 #endif

@@ -86,6 +86,8 @@ def _create(args: argparse.Namespace, desk: KeyDesk) -> int:
             print(f"key: {made[0]['key']}")
             print("This is the only time the key is shown; only its SHA-256 is kept.", file=sys.stderr)
     sys.stdout.flush()
+    if any(one["budget"] for one in made):
+        print("warning: budgets of keys are accepted, but not in force in this version", file=sys.stderr)
     desk.publish(wait=True)
     return 0
 

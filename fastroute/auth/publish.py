@@ -39,7 +39,7 @@ class Publisher:
 
         Raises KeyStoreError: the files cannot be written, or, unless `wait`, another process is at it.
         """
-        with _lock(self._state_dir, wait):
+        with _file_errors(self._state_dir), _lock(self._state_dir, wait):
             published = self._published
             if published.due():
                 published.refresh()
@@ -48,11 +48,11 @@ class Publisher:
                 store.advance(published.generation)
             elif generation == published.generation and not published.fault:
                 return False
-            with store.snapshot() as rows:
+            with store.snapshot() as rows, _file_errors(self._state_dir):
                 whole = self._write(rows)
             if whole:
                 store.forget_revoked(rows.generation)
-        published.refresh()
+            published.refresh()
         return True
 
     def _write(self, rows: Rows) -> bool:
@@ -72,19 +72,16 @@ class Publisher:
     def _replace(self, path: str, data: bytes) -> None:
         # Not synced: a table that a power loss has left half written is made again from the database.
         folder, name = os.path.split(path)
+        fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         try:
-            fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            try:
+            with os.fdopen(fd, "wb") as file:
                 own_like_directory(fd, path)
-                with os.fdopen(fd, "wb") as file:
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
-        except OSError as error:
-            raise KeyStoreError(f"{path}: {error.strerror or error}") from error
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
 
 
 def repair(state_dir: str, wall_ns: Callable[[], int]) -> None:
@@ -106,10 +103,7 @@ def _encoded(rows: Rows, base: int) -> bytes:
 def _lock(state_dir: str, wait: bool) -> Iterator[None]:
     """Hold the lock of the one publisher. The kernel frees the lock of a process that dies."""
     path = lock_path(state_dir)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise KeyStoreError(f"{path}: {error.strerror or error}") from error
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         own_like_directory(fd, path)
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -118,3 +112,12 @@ def _lock(state_dir: str, wait: bool) -> Iterator[None]:
         raise BusyError(f"{path}: another process is publishing") from None
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _file_errors(state_dir: str) -> Iterator[None]:
+    """Turn what the file system raises into KeyStoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise KeyStoreError(f"{error.filename2 or error.filename or state_dir}: {error.strerror or error}") from error

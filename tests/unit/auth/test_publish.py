@@ -1,6 +1,7 @@
 """Sequences of changes, crashes and damage against a model: workers know what was published last, and nobody else."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from fastroute.auth.files import lock_path, recent_path, store_path, table_path
 from fastroute.auth.keys import digest
 from fastroute.auth.publish import BusyError, Publisher, _lock, repair
 from fastroute.auth.published import PublishedKeys
-from fastroute.auth.store import KeyStore, NewKey
+from fastroute.auth.store import KeyStore, KeyStoreError, NewKey
 from tests.unit.auth.test_published import Words
 from tests.unit.auth.test_store import Wall
 
@@ -245,9 +246,26 @@ def test_a_table_that_cannot_be_written_leaves_the_one_before(state: str, monkey
 
         with monkeypatch.context() as patch:
             patch.setattr("os.replace", full)
-            with pytest.raises(Exception, match="No space"):
+            with pytest.raises(KeyStoreError, match="No space"):
                 publisher.publish(store)
         assert known(state, "a") == ["a"]
         assert [name for name in os.listdir(state) if name.startswith(".")] == []
         publisher.publish(store)
     assert known(state, "a") == []
+
+
+def test_whatever_stands_in_the_way_is_said(state: str) -> None:
+    publisher = Publisher(state, min_recent=1)
+    with KeyStore.open(state, Wall()) as store:
+        make(store, "a", "b", "c")
+        publisher.publish(store)
+        for name in (recent_path(state), table_path(state)):
+            if os.path.exists(name):
+                os.unlink(name)
+            os.mkdir(name)
+            make(store, f"of-{os.path.basename(name)}")
+            with pytest.raises(KeyStoreError, match=re.escape(name)):
+                publisher.publish(store)
+            os.rmdir(name)
+        publisher.publish(store)
+    assert known(state, "a", "of-keys.table", "of-keys.recent") == ["a", "of-keys.table", "of-keys.recent"]

@@ -1,9 +1,12 @@
 """What providers take is learnt over all workers, goes before their refusals, and outlives a restart."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import pytest
 
 from fastroute.control.memory import MEMORY_FILE
 from fastroute.upstream.mock import Pause, Request, Script, json_response
-from tests.e2e.client import completion
-from tests.e2e.fleet import GOOD, Fleet, Load, config, wake
+from tests.e2e.client import chat, completion
+from tests.e2e.fleet import GOOD, KEY, Fleet, Gate, Load, config, wake
 from tests.e2e.harness import Gateway, wait_until
 
 WORKERS = 4
@@ -187,3 +190,42 @@ def test_what_was_learnt_outlives_a_violent_end(fleet: Fleet, tmp_path: Path) ->
     with gateway:
         after = limits(gateway)["a/k1/m"]
         assert (after["state"], after["concurrency"]) == ("cooldown", before["concurrency"])
+
+
+def ask(gateway: Gateway) -> tuple[int, str | None]:
+    """Return the status of an answer and when to come back."""
+    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    try:
+        headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(chat()).encode(), headers)
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.headers.get("retry-after")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("adaptive", [{"max": 4}, {"kind": "gradient2", "initial": 4}])
+def test_as_many_as_it_takes_and_no_more(fleet: Fleet, tmp_path: Path, adaptive: dict[str, Any]) -> None:
+    provider = fleet.provider("a", adaptive=adaptive)
+    with Gateway(config([provider], 1), tmp_path) as gateway:
+        gate = fleet.plays["a"] = Gate(fleet)
+        with ThreadPoolExecutor(12) as pool:
+            first = [pool.submit(ask, gateway) for _ in range(4)]
+            wait_until(lambda: gate.held == 4)
+            assert [ask(gateway) for _ in range(8)] == [(429, "1")] * 8
+            answer = gateway.explain({"model": "m"})
+            assert [one["removed_by"] for one in answer["candidates"]] == ["concurrency"]
+            assert answer["refusal"]["retry_after_s"] == 1
+            assert limits(gateway)["a/k1/m"]["concurrency"]["in_flight"] == 4
+
+            # A changed setting is in force at once, for what comes from then on.
+            off = {**provider, "adaptive": {"kind": "off"}}
+            gateway.write_config({**gateway.config, "providers": [off, *gateway.config["providers"][1:]]})
+            gateway.reload()
+            wait_until(lambda: "is in force" in gateway.log)
+            more = [pool.submit(ask, gateway) for _ in range(8)]
+            wait_until(lambda: gate.held == 12)
+            gate.open()
+            assert {reply.result() for reply in [*first, *more]} == {(200, None)}
+        assert limits(gateway) == {}

@@ -8,8 +8,10 @@ import pytest
 from fastroute._core.adaptive import AIMD, GRADIENT2, Setting
 from fastroute._core.attempts import OK, RATE_LIMITED
 from fastroute.admin.limits import limits_document
+from fastroute.config.fields import STRATEGIES
 from fastroute.config.schema import Provider
 from fastroute.config.watching import AdaptiveLimit
+from fastroute.interfaces import Allowance
 from fastroute.limits.adaptive import numbers, setting
 from tests.unit.routing.stand import Stand
 from tests.unit.routing.stand import provider as endpoint
@@ -74,3 +76,30 @@ def test_nobody_has_any(tmp_path: Path) -> None:
         assert stand.snapshot.attempts.adaptive is None
         assert numbers(None, [0], 0) == {}
         assert limits_document(stand.snapshot, 0) == {"endpoints": []}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_headroom_comes_first_with_every_strategy(tmp_path: Path, strategy: str) -> None:
+    with Stand(tmp_path, endpoint("a"), endpoint("b"), endpoint("c"), routing={"strategy": strategy}) as stand:
+        adaptive = stand.snapshot.attempts.adaptive
+        assert adaptive is not None
+
+        def leave(name: str, remaining: int) -> None:
+            left = Allowance(requests_limit=100, requests_remaining=remaining, requests_reset_ms=60_000)
+            adaptive.learn(stand.row(name), 0, left, stand.now_ms)
+
+        def firsts() -> set[str]:
+            return {stand.providers(stand.plan(user=f"user {number}"))[0] for number in range(60)}
+
+        for name, remaining in (("a", 5), ("b", 50), ("c", 0)):
+            leave(name, remaining)
+        assert firsts() == {"b"}
+        # The others follow in the order of what they have left, as this one fails.
+        assert stand.providers(stand.plan()) == ["b", "a", "c"]
+        leave("b", 1)
+        assert firsts() <= {"a", "b"}
+        for name in "abc":
+            leave(name, 0)
+        assert firsts() <= {"a", "b", "c"}
+        stand.now_ms += 60_000
+        assert len(stand.providers(stand.plan())) == 3

@@ -23,7 +23,14 @@ SUBJECT: Final = "queue"
 #: Other workers do not say when they give concurrency back: how often to look.
 POLL_NS: Final = 20_000_000
 
+#: Of so many subjects it is remembered how fast places become free.
+MAX_PACES: Final = 1024
+#: What was seen longer ago says nothing any more.
+STALE_NS: Final = 30_000_000_000
+
 _CONCURRENCY: Final = 2
+#: How far one place that becomes free moves the estimate.
+_SMOOTHING: Final = 0.25
 Names = tuple[str, ...]
 
 
@@ -121,6 +128,30 @@ class _Level:
                 del self.ahead[name]
 
 
+class _Pace:
+    """How fast places of a subject's concurrency come to this queue. last_ns: when one did, 0 if none waited since."""
+
+    __slots__ = ("interval_ns", "last_ns", "seen_ns")
+
+    def __init__(self) -> None:
+        self.interval_ns = 0.0
+        self.last_ns = 0
+        self.seen_ns = 0
+
+    def note(self, now_ns: int, *, more_wait: bool) -> None:
+        """Note that somebody who waited has got a place."""
+        if self.last_ns:
+            sample = now_ns - self.last_ns
+            step = _SMOOTHING * (sample - self.interval_ns) if self.interval_ns else sample
+            self.interval_ns += step
+            self.seen_ns = now_ns
+        self.last_ns = now_ns if more_wait else 0
+
+    def estimate_ns(self, requests: int, now_ns: int) -> int:
+        """Return how long until so many have got one; 0 while that is not known."""
+        return int(requests * self.interval_ns) if now_ns - self.seen_ns < STALE_NS else 0
+
+
 class FairQueue:
     """One worker's queue. It knows no clock and wakes nobody: see `pump`."""
 
@@ -130,6 +161,7 @@ class FairQueue:
         self.resize(capacity)
         self._levels = [_Level() for _ in LEVELS]
         self._size = 0
+        self._paces: OrderedDict[str, _Pace] = OrderedDict()
 
     def __len__(self) -> int:
         return self._size
@@ -145,9 +177,10 @@ class FairQueue:
         return any(name in one.ahead for one in self._levels[level:] for name in names)
 
     def estimate_ns(self, waiting: Waiting, now_ns: int, wall_ns: int) -> int:
-        """Return how long the rates that a request has to do with will take to let in all before it, and then itself.
+        """Return how long it will take to let in all before a request, and then itself.
 
-        Nobody knows when concurrent requests end: of those it says nothing.
+        Of a rate that is known; of concurrency it is guessed by how fast those who waited have got places of late, and
+        0 while nobody has.
         """
         longest = 0
         for ceilings in (waiting.caller, waiting.model):
@@ -159,6 +192,9 @@ class FairQueue:
                 tokens = waiting.tokens + sum(count for _, count in counts)
                 wait_ns = self._limiter.estimate_ns(ceilings, at, requests, tokens, now_ns, wall_ns)
                 longest = max(longest, wait_ns)
+                pace = self._paces.get(subject.name) if subject.concurrency and requests > 1 else None
+                if pace is not None:
+                    longest = max(longest, pace.estimate_ns(requests, now_ns))
         return longest
 
     def join(self, waiting: Waiting) -> bool:
@@ -170,9 +206,17 @@ class FairQueue:
             waiting.place = self._take_place()
         if waiting.place is None:
             return False
+        for name in waiting.names:
+            pace = self._paces.get(name)
+            if pace is not None and not self._waited_for(name):
+                # Nobody has waited for it: the time since the last one says nothing.
+                pace.last_ns = 0
         self._levels[waiting.level].add(waiting)
         self._size += 1
         return True
+
+    def _waited_for(self, name: str) -> bool:
+        return any(name in level.ahead for level in self._levels)
 
     def _take_place(self) -> Grant | None:
         return self._limiter.admit(self._places, None, 0, 0, 0, 0)
@@ -252,8 +296,20 @@ class FairQueue:
             return False
         line.deficit -= waiting.charge
         self.leave(waiting)
+        for ceilings in (waiting.caller, waiting.model):
+            for subject in ceilings.subjects if ceilings is not None else ():
+                if subject.concurrency:
+                    self._pace(subject.name).note(pass_.now_ns, more_wait=self._waited_for(subject.name))
         waiting.let_in(grant)
         return True
+
+    def _pace(self, name: str) -> _Pace:
+        pace = self._paces.get(name)
+        if pace is None:
+            if len(self._paces) >= MAX_PACES:
+                self._paces.popitem(last=False)
+            pace = self._paces[name] = _Pace()
+        return pace
 
 
 class _Pass:

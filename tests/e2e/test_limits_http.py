@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 from collections import Counter
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from fastroute._core._limits_file import DAY_REQUESTS, DAY_TOKENS, MAX_COUNT
 from fastroute._core.counters import ATOMIC
 from fastroute._core.limits import Table
-from fastroute.upstream.mock import json_response
+from fastroute.upstream.mock import Pause, json_response
+from tests.behaviour.gateway_in_process import NO_BREAKER
 from tests.e2e.client import Answer, ask, begin, chat, completion, connect
 from tests.e2e.fleet import GOOD, KEY, Fleet, Gate, Load, config, wake
 from tests.e2e.harness import Gateway, wait_until
@@ -319,3 +322,37 @@ def test_a_stream_that_breaks_off_is_settled_once(fleet: Fleet, tmp_path: Path) 
             link.close()
             wait_until(lambda: held(gateway, "key:k") == 0)
         assert ask(gateway, "sk-k", chat()).status == 200
+
+
+@EXACT
+def test_what_the_ledger_says_was_used_is_what_the_limits_count(fleet: Fleet, tmp_path: Path) -> None:
+    """Answers, failures, streams, second attempts and clients that leave at any time: settled once, each of them."""
+    fleet.plays["a"] = json_response(500, {"error": {"message": "scripted"}})
+    fleet.plays["b"] = [Pause(0.02), *GOOD]
+    rng = random.Random(11)
+    leaves = [rng.choice([None, None, 0.0, 0.005, 0.03, 0.2]) for _ in range(300)]
+    limits = {"concurrency": 1000, "tpd": 10**12, "rpd": 10**12, "tpm": 10**12, "rpm": 10**12}
+    tenants = [{"id": "t", "limits": limits}]
+    auth = keys({"id": "k", "tenant": "t", "limits": limits})
+    more: dict[str, Any] = {"tenants": tenants, "limits": {"models": {"m": limits}}, "routing": {"breaker": NO_BREAKER}}
+    key = [{"id": "k1", "key": "up", **limits}]
+    with running(tmp_path, fleet.providers(keys=key), 4, auth=auth, **more) as gateway:
+        load = Load(
+            gateway,
+            body=lambda number: chat(stream=bool(number % 3 == 0), max_tokens=1000 + number),
+            headers=lambda number: {"authorization": "Bearer sk-k"},
+            leaves=lambda number: leaves[number],
+        )
+        load.send(300)
+        gateway.wait_idle()
+        subjects = ("key:k", "tenant:t", "model:m", "provider-key:a/k1", "provider-key:b/k1")
+        wait_until(lambda: not any(held(gateway, subject) for subject in subjects))
+        rows = [row for row in gateway.records() if row["key_id"] == "k"]
+        used = sum(row["input_tokens"] + row["output_tokens"] + row["cache_read_tokens"] for row in rows)
+        assert used > 0
+        table = Table.open(os.path.join(gateway.state_dir, "limits"))
+        for subject in subjects[:3]:
+            slot = table.find(subject)
+            assert table.cell(slot, DAY_TOKENS) & MAX_COUNT == used
+            assert table.cell(slot, DAY_REQUESTS) & MAX_COUNT == len(rows)
+        table.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastroute._core._limits_file import DAY_NS, PERIOD_NS, Moment
 from fastroute._core.limits import Ceilings, Limiter, Subject, Table
-from fastroute.limits.queue import LEVELS, MAX_CHARGE, POLL_NS, QUANTUM_TOKENS, FairQueue, Waiting
+from fastroute.limits.queue import LEVELS, MAX_CHARGE, MAX_PACES, POLL_NS, QUANTUM_TOKENS, FairQueue, Waiting
 
 S = 1_000_000_000
 NOW = 10**12
@@ -201,6 +201,46 @@ def test_the_estimate_counts_who_is_before_one(line: Line) -> None:
     assert estimate(NORMAL) == 10
     assert estimate(LOW) == 11
     assert estimate(NORMAL, 60_000) == pytest.approx(18.06)
+
+
+def test_the_estimate_knows_how_fast_places_become_free(line: Line) -> None:
+    """One place, each holder keeps it for two seconds; the guess is forgotten when nobody has waited for long."""
+    model = line.ceilings("model:m", concurrency=1)
+    grant = line.limiter.admit(model, None, 0, 0, *line.times())
+    guests = [line.wait(number, model) for number in range(6)]
+
+    def estimate() -> float:
+        guest = Guest(line, "", "t", NORMAL, None, model, 0, 0, 0)
+        return line.queue.estimate_ns(guest, *line.times()) / S
+
+    assert estimate() == 0
+    for number in range(3):
+        line.now += 2
+        grant.settle(0)
+        assert line.pump() == [number]
+        grant = guests[number].grant
+    # Three wait before this one.
+    assert estimate() == pytest.approx(8)
+    for guest in guests[3:]:
+        line.queue.leave(guest)
+    # Nobody waits before it: it may have to wait, but not for others.
+    assert estimate() == 0
+    line.now += 100
+    late = [line.wait(("late", number), model) for number in range(3)]
+    assert estimate() == 0
+    grant.settle(0)
+    assert line.pump() == [("late", 0)]
+    line.now += 1
+    late[0].grant.settle(0)
+    assert line.pump() == [("late", 1)]
+    # The time in which nobody waited is no part of it: 2 s, and then 1 s.
+    assert estimate() == pytest.approx(2 * 1.75)
+
+
+def test_paces_are_remembered_of_so_many(line: Line) -> None:
+    for number in range(MAX_PACES + 50):
+        line.queue._pace(f"key:{number}")
+    assert len(line.queue._paces) == MAX_PACES
 
 
 def test_a_full_queue_takes_only_what_is_of_higher_priority(tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from fastroute._core.h1 import UpstreamError
 from fastroute.attempt import Attempt, close_exchange, encode
 from fastroute.billing.cost import cost_nano_usd
 from fastroute.billing.estimate import estimate_usage
-from fastroute.context import CONNECT, FIRST_BYTE, Context
+from fastroute.context import FIRST_BYTE, Context
 from fastroute.failover.hedge import Hedger
 from fastroute.routing.plan import Plan
 from fastroute.snapshot import Snapshot
@@ -18,11 +17,44 @@ if TYPE_CHECKING:
     from fastroute.gateway import Gateway
 
 
-class Race:
-    """An attempt that another one may overtake while its answer has not begun.
+class Leg(Context):
+    """What an attempt in a race has for the request's context: phases and deadlines of its own.
 
-    The deadlines of the attempts under way are one: the watch interrupts the request, and with it all of them.
+    One attempt that cannot connect, or whose first byte does not come, must not end the other one.
     """
+
+    __slots__ = ("_loop", "_timer")
+
+    def __init__(self, ctx: Context, now_ns: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(ctx.snapshot, None, ctx.record_id, ctx.request_id, now_ns, ctx.arrived_wall_ns, None)
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, phase: str, limit_ns: int) -> None:
+        """Begin a phase that may stand still for at most `limit_ns`."""
+        super().enter(phase, limit_ns)
+        self._arm()
+
+    def end(self, task: "asyncio.Task[None]") -> None:
+        """Forget the deadline: the attempt's task has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.seen_progress = self.progress
+        self._timer = self._loop.call_later(self.limit_ns / 1e9, self._look) if self.limit_ns else None
+
+    def _look(self) -> None:
+        if self.progress != self.seen_progress:
+            self._arm()
+        else:
+            self.interrupt(self.phase)
+
+
+class Race:
+    """An attempt that another one may overtake while its answer has not begun."""
 
     __slots__ = ("_ctx", "_gateway", "_plan", "_running", "_snapshot")
 
@@ -41,6 +73,9 @@ class Race:
         hedger = self._snapshot.hedger
         assert hedger is not None  # by the caller
         delay_ms = hedger.delay_ms(self._plan.pool.model, self._ctx.prompt_tokens)
+        began_ns = self._gateway.now()
+        # The attempts have deadlines of their own. The request has its last one still, and its client may leave.
+        self._ctx.enter(FIRST_BYTE, 0)
         first = self._start(request, self._plan.attempt)
         best: Attempt | None = None
         try:
@@ -55,9 +90,8 @@ class Race:
                     best = self._better(best, attempt)
                 if best is not None and best.exchange is not None and best.exchange.status < 400:
                     return
-        except asyncio.CancelledError:
-            self._time_out()
         finally:
+            self._ctx.upstream_ns += self._gateway.now() - began_ns
             if best is not None:
                 self._plan.attempt = best
             self._ctx.endpoint = self._plan.attempt.endpoint
@@ -65,7 +99,9 @@ class Race:
 
     def _start(self, request: UpstreamRequest, attempt: Attempt) -> asyncio.Task[None]:
         gateway = self._gateway
-        task = gateway.loop.create_task(gateway.send(request, attempt, self._ctx, self._snapshot))
+        leg = Leg(self._ctx, gateway.now(), gateway.loop)
+        task = leg.task = gateway.loop.create_task(gateway.send(request, attempt, leg, self._snapshot))
+        task.add_done_callback(leg.end)
         self._running[task] = attempt
         return task
 
@@ -90,16 +126,6 @@ class Race:
         winner, loser = (other, best) if begun else (best, other)
         self._lose(loser)
         return winner
-
-    def _time_out(self) -> None:
-        """Deal with an interruption: of the deadlines of an attempt here, of any other by raising it again."""
-        ctx = self._ctx
-        if ctx.interrupted not in (CONNECT, FIRST_BYTE):
-            raise asyncio.CancelledError
-        reason = ctx.resume()
-        for attempt in (self._plan.attempt, *self._running.values()):
-            failure = UpstreamError("timeout", "the provider did not answer in time", sent=reason != CONNECT)
-            attempt.fail(failure, self._snapshot.classifier)
 
     def _stop(self) -> None:
         """End what is still under way, but for the plan's attempt."""

@@ -1,6 +1,8 @@
 """Hedging: a second attempt before the first token, capped, and both legs billed."""
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,34 @@ def test_the_first_attempt_may_still_win(tmp_path: Path, upstreams: tuple[MockUp
         gateway.wait_idle()
         rows = {row["provider"]: row["outcome"] for row in gateway.records()}
         assert rows == {"slow": "ok", "quick": "hedged"}
+
+
+def black_hole() -> Iterator[int]:
+    """Yield a port on which nobody accepts: connections to it hang."""
+    with socket.socket() as listener, contextlib.ExitStack() as fill:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            link = fill.enter_context(socket.socket())
+            link.setblocking(False)
+            link.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_an_endpoint_that_nobody_can_connect_to_does_not_end_the_other_attempt(
+    tmp_path: Path, upstreams: tuple[MockUpstream, MockUpstream]
+) -> None:
+    with contextlib.contextmanager(black_hole)() as port:
+        document = config(upstreams)
+        document["providers"][1]["base_url"] = f"http://127.0.0.1:{port}/v1"
+        document["routing"]["timeouts"]["connect_ms"] = 100
+        with Gateway(document, tmp_path) as gateway:
+            answer = ask(gateway, KEY, chat("late"))
+            assert (answer.status, answer.document) == (200, completion())
+            assert (answer.headers["x-fastroute-provider"], answer.headers["x-fastroute-attempts"]) == ("slow", "2")
+            gateway.wait_idle()
+            found = {one["provider"]: one["window"] for one in gateway.explain({"model": "late"})["candidates"]}
+            assert found == {"slow": {"ok": 1, "failed": 0}, "quick": {"ok": 0, "failed": 1}}
 
 
 def test_no_hedge_for_who_answers_in_time(tmp_path: Path, upstreams: tuple[MockUpstream, MockUpstream]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import importlib
+import ssl
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
@@ -51,8 +53,14 @@ class _TransportMaker:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, env: Mapping[str, str]) -> None:
         self._loop = loop
         self._clock = clock
+        self._env = env
         self._buffer = bytearray(READ_BUFFER_BYTES)
-        self._tls = client_context(env)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        # When the first transport wants it: reading the certificates takes longer than all the rest of a reload, which
+        # mostly keeps the transports that there are.
+        return client_context(self._env)
 
     def __call__(self, provider: Provider) -> Transport:
         if provider.type == "echo":

@@ -1,11 +1,13 @@
 """Strategies by name. A third party adds one by the entry point group ``fastroute.strategies``."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 
 from fastroute.balance.adaptive import Adaptive
 from fastroute.balance.consistent_hash import ConsistentHash
 from fastroute.balance.cost_optimized import CostOptimized
+from fastroute.balance.guarded import Guarded
 from fastroute.balance.least_connections import LeastConnections
 from fastroute.balance.least_latency import LeastLatency
 from fastroute.balance.p2c import PowerOfTwoChoices
@@ -36,11 +38,10 @@ BUILT_IN: dict[str, Factory] = {
 
 
 def find_strategy(name: str) -> Factory:
-    """Return the factory of a strategy. Raises KeyError for a name that nobody registered."""
+    """Return the factory of a strategy, guarded if it is not ours. Raises KeyError for an unregistered name."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
-            factory: Factory = point.load()
-            return factory
+            return partial(Guarded, name, point.load)
     raise KeyError(name)

@@ -1,7 +1,7 @@
 """Names that name names: aliases, routes, rules and tenants must point at what exists."""
 
 import zoneinfo
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -154,7 +154,7 @@ class _References:
                 self._check_route_model(route.model, (*path, "model"))
             self._check_tiers(path, route)
             for name in ("fallbacks", "on_context_window", "on_content_policy"):
-                self._check_chain((*path, name), getattr(route, name))
+                self._check_chain((*path, name), getattr(route, name), route.model)
 
     def _check_route_model(self, model: str, path: Path) -> None:
         if not isinstance(self._config.aliases, Broken) and model in self._config.aliases:
@@ -177,7 +177,7 @@ class _References:
                     shown = self._faults.quote(where, name)
                     self._faults.add(where, f"provider {shown} does not list the model of this route")
 
-    def _check_chain(self, path: Path, chain: tuple[Fallback, ...]) -> None:
+    def _check_chain(self, path: Path, chain: tuple[Fallback, ...], model: str) -> None:
         if not isinstance(chain, Broken) and len(chain) > MAX_STEPS:
             self._faults.add(path, f"at most {MAX_STEPS} steps")
         for at, step in enumerate(chain):
@@ -186,13 +186,25 @@ class _References:
                 self._faults.add(where, "leads nowhere: set provider, pool or model")
             if step.provider is not None and step.pool is not None:
                 self._faults.add(where, "provider and pool exclude each other")
-            if isinstance(step.provider, str):
-                self._check_provider(step.provider, (*where, "provider"))
+            if isinstance(step.provider, str) and self._check_provider(step.provider, (*where, "provider")):
+                self._check_served([step.provider], (*where, "provider"), step.model or model)
             self._check_provider_list(step.pool, (*where, "pool"))
+            self._check_served(step.pool or (), (*where, "pool"), step.model or model)
             self._check_strategy(step.strategy, (*where, "strategy"))
             aliases = self._config.aliases
             if isinstance(step.model, str) and not isinstance(aliases, Broken) and step.model not in aliases:
                 self._check_model(step.model, (*where, "model"))
+
+    def _check_served(self, names: Sequence[str], where: Path, model: str) -> None:
+        """Refuse a step whose providers are known, and none of which has the model it is for."""
+        if not isinstance(model, str) or not self._complete:
+            return
+        if isinstance(self._config.aliases, Broken) or model in self._config.aliases:
+            # Where an alias ends is told where aliases are checked; they may go round in circles.
+            return
+        served = [self._by_provider.get(name) for name in names if isinstance(name, str)]
+        if served and all(one and not one.serves(model) for one in served):
+            self._faults.add(where, "leads nowhere: no model of that name is listed there")
 
     def _check_provider(self, name: str, path: Path) -> bool:
         if name in self._by_provider or not self._complete:

@@ -12,6 +12,7 @@ from fastroute._core.attempts import FAILED, NEUTRAL, OK, RATE_LIMITED
 from fastroute._core.counters import IN_FLIGHT
 from fastroute.balance import registry
 from fastroute.balance.base import BaseStrategy
+from fastroute.balance.guarded import Guarded
 from fastroute.balance.registry import BUILT_IN, find_strategy
 from fastroute.config.fields import STRATEGIES
 from fastroute.interfaces import Ask, Result
@@ -55,7 +56,9 @@ def test_a_third_party_adds_one_by_entry_point(tmp_path: Path, monkeypatch: pyte
         return [Point("other", lambda: pytest.fail("loaded without need")), Point("theirs", lambda: Theirs)]
 
     monkeypatch.setattr(registry, "entry_points", points)
-    assert isinstance(make("theirs", Fleet(tmp_path, [1.0])), Theirs)
+    made = make("theirs", Fleet(tmp_path, [1.0]))
+    assert isinstance(made, Guarded)
+    assert isinstance(made.inner, Theirs)
     # A built-in one cannot be taken over.
     assert find_strategy("p2c") is BUILT_IN["p2c"]
     with pytest.raises(KeyError):

@@ -93,6 +93,10 @@ def test_limited_models(tmp_path: Path, models: str, expected: list[str]) -> Non
           "routes[0].on_content_policy[2]: provider and pool exclude each other"]),
         (f"{{model: gpt-4o, fallbacks: [{', '.join(['{provider: two}'] * 17)}]}}",
          ["routes[0].fallbacks: at most 16 steps"]),
+        ("{model: gpt-4o-mini, fallbacks: [{provider: two}, {pool: [two]}, {pool: [two, one]}, "
+         "{provider: two, model: gpt-4o}]}",
+         ["routes[0].fallbacks[0].provider: leads nowhere: no model of that name is listed there",
+          "routes[0].fallbacks[1].pool: leads nowhere: no model of that name is listed there"]),
         ("{model: gpt-4o, tiers: [[one]]}, {model: gpt-4o, tiers: [[two]]}",
          ["routes[1].model: model 'gpt-4o' is already used by routes[0].model"]),
         ("{model: gpt-4o, strategy: round-robin, tiers: [[one]]}",

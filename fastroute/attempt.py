@@ -35,6 +35,7 @@ class Attempt(Permit, eq=False, gc=False):
 
     outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
     with its head. strip: the usage event is ours, not the client's. grant: what it holds of the ceilings of its key.
+    trial: what it is to find out about its key or model, see `health.channel`.
     """
 
     # Never None: an attempt is made with it, but what follows a field with a default must have one too.
@@ -50,6 +51,7 @@ class Attempt(Permit, eq=False, gc=False):
     first_byte_ns: int = -1
     strip: bool = False
     survey: Survey = NO_SURVEY
+    trial: int = 0
 
     def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
         """Note a failure of the transport, before or after the answer had begun."""

@@ -29,6 +29,8 @@ from fastroute.failover.chain import steps
 from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
+from fastroute.health.channel import Channels
+from fastroute.health.channel_rows import channels_of
 from fastroute.health.provider_key import ProviderKeyState
 from fastroute.interfaces import Authenticator, DialectName, Header, PoolInfo, Principal, Strategy
 from fastroute.keylanes import build_balancer, build_lanes
@@ -133,12 +135,14 @@ def build_snapshot(
     if previous is not None:
         _adopt(planner, previous.planner)
     retry = config.routing.retry
+    attempts = build_attempts(config, around.segment, adaptive)
     snapshot = Snapshot(
         generation=generation,
         heads=_heads(config, build_keys(config.auth, around, book)),
         routes=routes,
         planner=planner,
-        attempts=build_attempts(config, around.segment, adaptive),
+        attempts=attempts,
+        channels=Channels(around.segment, channels_of(specs, rows[: len(specs)]), attempts.health),
         endpoints=endpoints,
         transports=transports,
         dialects=DIALECTS,

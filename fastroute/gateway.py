@@ -278,10 +278,17 @@ class Gateway:
                 return None
             plan.tried.append(position)
             endpoint: Endpoint = plan.pool.endpoints[position]
+            trial = 0
+            if plan.pool.candidates.on_trial:
+                trial = snapshot.channels.claim(endpoint.index, now_ms)
+                if trial < 0:
+                    # Another request is finding out about this key, or its model.
+                    continue
             grant = None
             if is_limited(plan, endpoint):
                 grant = self._admission.at_endpoint(ctx, plan, endpoint)
                 if grant is None:
+                    _take_back(snapshot, endpoint, trial, grant, now_ms)
                     if has_tried_enough(plan):
                         return None
                     continue
@@ -289,8 +296,7 @@ class Gateway:
             ticket = enter(self._worker, endpoint.index, plan.work, now_ms)
             if ticket < 0:
                 # Another worker was faster to take the last probe.
-                if grant is not None:
-                    grant.withdraw()
+                _take_back(snapshot, endpoint, trial, grant, now_ms)
                 continue
             sent_ns = now_ms * 1_000_000
             row, work = endpoint.index, plan.work
@@ -301,12 +307,12 @@ class Gateway:
                     attempts, self._worker, row, ticket, work, True, endpoint, position, sent_ns, grant
                 )
                 if not keyed.admit(now_ms, ctx.arrived_wall_ns):
-                    if grant is not None:
-                        grant.withdraw()
+                    _take_back(snapshot, endpoint, trial, grant, now_ms)
                     continue
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
+            attempt.trial = trial
             return attempt
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
@@ -365,10 +371,23 @@ class Gateway:
             if not ctx.record_id % LEARN_EVERY and ctx.usage_source == "provider":
                 pool: Pool = plan.pool
                 pool.learn(ctx.request_bytes, ctx.usage.total_input, ctx.usage.total_output)
+            if not ctx.record_id % LEARN_EVERY or attempt.trial:
+                self._learn(ctx.snapshot, attempt, now_ns // 1_000_000)
         else:
             self._release(attempt, outcome, now_ns)
+            if outcome.cause or attempt.trial:
+                row = attempt.endpoint.index
+                ctx.snapshot.channels.ended(row, attempt.trial, outcome, now_ns // 1_000_000)
         if plan.chooser.learns or ctx.snapshot.hedger is not None:
             self._teach(ctx, plan, attempt, (now_ns - attempt.sent_ns) / 1e6)
+
+    def _learn(self, snapshot: Snapshot, attempt: Attempt, now_ms: int) -> None:
+        """Take in what a good answer says of its key: that it is good, and what is left of its limits."""
+        row = attempt.endpoint.index
+        if attempt.trial:
+            snapshot.channels.ended(row, attempt.trial, attempt.outcome, now_ms)
+        if attempt.exchange is not None:
+            snapshot.channels.learn(row, read_allowance(attempt.exchange.headers, self._wall() // 1_000_000), now_ms)
 
     def _release(self, attempt: Attempt, outcome: Outcome, now_ns: int) -> None:
         cost_ms = -1.0
@@ -587,6 +606,14 @@ _REFUSALS: Final = {
         503, "shutting_down", "the gateway is shutting down", retry_after_s=1, fault="gateway", retry_safe=True
     ),
 }
+
+
+def _take_back(snapshot: Snapshot, endpoint: Endpoint, trial: int, grant: Any, now_ms: int) -> None:
+    """Take back what was given to an attempt that will not be made."""
+    if grant is not None:
+        grant.withdraw()
+    if trial:
+        snapshot.channels.give_back(endpoint.index, trial, now_ms)
 
 
 def _nobody() -> GatewayError:

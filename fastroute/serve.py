@@ -24,7 +24,7 @@ from fastroute._core.counters import ATOMIC, Segment
 from fastroute._core.limits import Moment, Table, read_boot_id
 from fastroute.auth.publish import repair
 from fastroute.auth.store import KeyStoreError
-from fastroute.build import identities
+from fastroute.build import endpoint_specs, identities
 from fastroute.clock import SYSTEM_CLOCK, sleep
 from fastroute.config.schema import Config, Server
 from fastroute.control.memory import restore
@@ -32,6 +32,8 @@ from fastroute.control.plane import ControlPlane
 from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import ConfigError, FastrouteError
 from fastroute.handout import Handout, receive, send
+from fastroute.health.channel import renew
+from fastroute.health.channel_rows import channels_of, replaced_keys
 from fastroute.observe.access import STDOUT
 from fastroute.routing.tally import SPARE_SLOTS, UNCOUNTED, Slots, Tally
 from fastroute.rows import SPARE_ROWS, Rows, RowsError
@@ -170,6 +172,8 @@ class Supervisor:
         slots = self._slots.assign([rule.id for rule in config.rules])
         if UNCOUNTED in slots:
             log.warning("SIGHUP: %d rules are not counted until a restart", slots.count(UNCOUNTED))
+        specs = endpoint_specs(config)
+        renew(self._segment, channels_of(specs, rows[: len(specs)]), replaced_keys(old.config, config))
         handout = Handout(old.generation + 1, rows, config, slots)
         self._inherited = self._inherited._replace(handout=handout)
         for child in self._children:

@@ -12,6 +12,7 @@ from fastroute.failover.classify import Classifier
 from fastroute.failover.hedge import Hedger
 from fastroute.failover.retry_budget import RetryBudget
 from fastroute.health.balancer import Balancer
+from fastroute.health.channel import Channels
 from fastroute.interfaces import DialectName
 from fastroute.routing.plan import Planner
 from fastroute.routing.table import RouteTable
@@ -27,6 +28,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     routes: RouteTable
     planner: Planner
     attempts: Attempts
+    channels: Channels
     endpoints: tuple[Endpoint, ...]
     transports: dict[tuple[str, str, str, str, bool, int], Transport]
     dialects: dict[DialectName, ModuleType]

@@ -258,6 +258,7 @@ cdef class Candidates:
     cdef int _fate(self, Py_ssize_t position, Need need) noexcept:
         cdef Place *place = &self.c_places[position]
         cdef Py_ssize_t i
+        cdef int gate
         for i in range(self._tried_count):
             if self._tried[i] == position:
                 return TRIED
@@ -280,9 +281,9 @@ cdef class Candidates:
                 return COST
         # Nearly always nothing: one number to look at.
         if fr_load(self.segment.c_cell(place.row, KEY_STATE)) >= LOOK:
-            state = self._channel(place.row, need.now_ms)
-            if state != PASSED:
-                return state
+            gate = self._channel(place.row, need.now_ms)
+            if gate != PASSED:
+                return gate
         if self._back_ms(position, need.now_ms):
             return BREAKER
         if fr_load(self.segment.c_cell(place.row, COOLDOWN_UNTIL_MS)) > need.now_ms:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastroute._core.counters import Segment
 from fastroute.admin.app import AdminApp, Call
+from fastroute.admin.channels import channels_document, read_switch, switch_key
 from fastroute.admin.explain import answer, read_question
 from fastroute.admin.limits import limits_document
 from fastroute.admin.rules import rules_document
@@ -49,6 +50,7 @@ class ControlPlane:
         self._snapshot: Snapshot | None = None
         self._tally = tally
         calls: dict[bytes, dict[str, Call]] = {
+            b"/admin/v1/channels": {"GET": self._channels, "POST": self._switch_key},
             b"/admin/v1/explain": {"POST": self._explain},
             b"/admin/v1/limits": {"GET": self._limits},
             b"/admin/v1/rules": {"GET": self._rules},
@@ -85,6 +87,15 @@ class ControlPlane:
         """Return the rules in force. body: of the call, which is not looked at."""
         handout = self._handout
         return rules_document(handout.config, handout.generation, handout.rule_slots, self._tally.total)
+
+    def _channels(self, body: bytes) -> dict[str, Any]:
+        """Return the state of keys and models. body: of the call, which is not looked at."""
+        snapshot = self._built()
+        return channels_document(snapshot.channels, snapshot.attempts, self._segment, SYSTEM_CLOCK)
+
+    def _switch_key(self, body: bytes) -> dict[str, Any]:
+        """Switch a key off or on."""
+        return switch_key(read_switch(body), self._built().channels, SYSTEM_CLOCK.monotonic_ns() // 1_000_000)
 
     def _limits(self, body: bytes) -> dict[str, Any]:
         """Return what has been learnt of the endpoints. body: of the call, which is not looked at."""

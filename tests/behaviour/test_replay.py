@@ -179,8 +179,17 @@ def expected_body(exchange: Exchange) -> bytes:
 
 def expected_wait(exchange: Exchange) -> bytes | None:
     """Return what the client is told of when to come back: the provider's word up to two minutes, or a second."""
+    if b"Request too large" in exchange.body:
+        # Later it would be just as large.
+        return None
     said = [value.strip() for name, value in exchange.fields if name == b"retry-after"]
-    said += [b"%d" % math.ceil(float(found)) for found in re.findall(rb'"retryDelay": ?"([0-9.]+)s"', exchange.body)]
+    told = [float(found) for found in re.findall(rb'"retryDelay": ?"([0-9.]+)s"', exchange.body)]
+    told += [
+        float(found)
+        for found in re.findall(rb"(?:again|retry) (?:in|after) ([0-9]+\.?[0-9]*)(?:s| sec)", exchange.body)
+    ]
+    if told:
+        said.append(b"%d" % math.ceil(max(told)))
     if exchange.status in (429, 503, 529) and said:
         return b"%d" % min(120, int(said[0]))
     if exchange.status in (429, 529) and not _is_out_of_money(exchange):

@@ -1,6 +1,7 @@
 """Key pools over HTTP, with several workers: who is used when, and who is out."""
 
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastroute._core.counters import ATOMIC, REQUESTS, Segment
-from fastroute.upstream.mock import Request, Script, json_response
+from fastroute.upstream.mock import Pause, Request, Script, json_response
 from tests.e2e.client import chat
 from tests.e2e.fleet import BAD, GOOD, Gate, Load, config, wake
 from tests.e2e.harness import Gateway, wait_until
@@ -240,3 +241,73 @@ def test_a_rate_limited_key_rests_as_long_as_it_is_told_to(server: KeyServer, tm
         assert 1.5 <= back - max(refused) < 4.0
         assert {reply.status for reply in replies} == {200}
         assert Counter(reply.attempts for reply in replies) == {1: len(replies)}
+
+
+# === Whatever happens ===
+
+
+def test_clients_that_leave_at_any_time_leave_nothing_behind(server: KeyServer, tmp_path: Path) -> None:
+    """No permit of a key is lost, and each attempt is counted once: by the provider, and by us."""
+    bits = random.Random(20_261_121)
+    delays = {number: bits.random() * 0.02 for number in range(0, 400, 3)}
+    for key in server.keys:
+        server.plays[key] = [Pause(0.01), *GOOD]
+    with running(server.provider("time_window", models=MODELS), tmp_path) as gateway:
+        load = Load(gateway, body=in_turn, leaves=delays.get)
+        assert {reply.status for reply in load.send(400)} == {0, 200}
+        gateway.wait_idle()
+        counted = key_row_totals(gateway, len(MODELS) * 3)
+        assert sum(counted) == sum(sum(counts) for counts in by_worker(gateway, len(MODELS) * 3))
+        # One that left before its request was sent has had a permit, and the provider has seen nothing of it.
+        assert 266 <= len(server.uses) <= sum(counted) <= 400
+
+
+def key_row_totals(gateway: Gateway, endpoints: int) -> list[int]:
+    """Return what was counted in the rows of the three keys, which follow those of all endpoints."""
+    segment = Segment.open(os.path.join(gateway.state_dir, "segment"))
+    try:
+        first = endpoints + len(ECHO_ROWS)
+        return [segment.total(row, REQUESTS) for row in range(first, first + 3)]
+    finally:
+        segment.close()
+
+
+#: The waker of `config` speaks three dialects.
+ECHO_ROWS = range(3)
+
+
+def test_a_reload_takes_keys_away_and_adds_others(server: KeyServer, tmp_path: Path) -> None:
+    def keys(*names: str) -> list[dict[str, str]]:
+        return [{"key": name, "id": name} for name in names]
+
+    with running(server.provider("time_window", keys=keys("k1", "k2")), tmp_path) as gateway:
+        load = Load(gateway)
+        assert {reply.status for reply in load.send(40)} == {200}
+        assert set(server.counts()) == {"k1", "k2"}
+        provider = server.provider("round_robin", keys=keys("k3", "k2"))
+        others = [one for one in gateway.config["providers"] if one["id"] != "p"]
+        gateway.write_config({**gateway.config, "providers": [provider, *others]})
+        gateway.reload()
+        wait_until(lambda: gateway.log.count("configuration 2 is in force") == WORKERS)
+        since = len(server.uses)
+        assert {reply.status for reply in load.send(200)} == {200}
+        counts = server.counts(since)
+        assert set(counts) == {"k2", "k3"}
+        assert abs(counts["k2"] - counts["k3"]) <= WORKERS
+
+
+def test_a_second_attempt_begins_with_another_key(server: KeyServer, tmp_path: Path) -> None:
+    """Hedged: the first key takes its time, so the request is sent with a second one as well; both are counted out."""
+    for key in server.keys:
+        server.plays[key] = [Pause(0.3), *GOOD]
+    routing = {"retry": {"hedge": {"enabled": True, "delay_ms": 20, "max_percent": 100}}}
+    with running(server.provider("time_window"), tmp_path, routing=routing) as gateway:
+        for _ in range(3):
+            since = len(server.uses)
+            [reply] = Load(gateway, clients=1).send(1)
+            assert reply.status == 200
+            used = server.counts(since)
+            assert sum(used.values()) in (1, 2)
+            assert max(used.values()) == 1
+        gateway.wait_idle()
+        assert sum(key_row_totals(gateway, 3)) == len(server.uses)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
+from fastroute.admin.keys import stored_key
+from fastroute.auth.store import KeyRefusedError, KeyStoreError
 from fastroute.clock import Clock
 from fastroute.config.schema import Config
 from fastroute.context import Context
@@ -81,7 +83,7 @@ def _context(question: Question, config: Config, snapshot: Snapshot, clock: Cloc
     ctx = Context(snapshot, None, 0, "explain", clock.monotonic_ns(), clock.wall_ns(), None)
     ctx.operation = _operation(question)
     ctx.dialect = snapshot.dialects[question.dialect]
-    ctx.principal = _principal(question, config)
+    ctx.principal = _principal(question, config, clock)
     ctx.headers = [
         (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
         for name, value in question.headers.items()
@@ -99,13 +101,19 @@ def _operation(question: Question) -> Operation:
     return find_operation("POST", path.encode())[0]
 
 
-def _principal(question: Question, config: Config) -> Principal:
+def _principal(question: Question, config: Config, clock: Clock) -> Principal:
     for key in config.auth.keys:
         if key.id == question.key:
             return Principal(key.id, question.tenant or key.tenant)
-    if question.key:
-        raise GatewayError(400, "invalid_request_error", f"no key is called '{question.key}'", param="key")
-    return Principal("explain", question.tenant or "default")
+    if not question.key:
+        return Principal("explain", question.tenant or "default")
+    try:
+        key = stored_key(config.server.state_dir, question.key, clock.wall_ns)
+    except KeyRefusedError:
+        raise GatewayError(400, "invalid_request_error", f"no key is called '{question.key}'", param="key") from None
+    except KeyStoreError as error:
+        raise GatewayError(503, "keys_unavailable", str(error)) from None
+    return Principal(key.id, question.tenant or key.tenant)
 
 
 def _body(question: Question) -> bytes:

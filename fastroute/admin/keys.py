@@ -74,8 +74,9 @@ class KeyDesk:
 
     def create(self, requests: list[KeyRequest]) -> list[Document]:
         """Make keys, all or none; return their documents with their secrets."""
-        if len(requests) > MAX_AT_ONCE:
-            raise KeyRefusedError("invalid", f"at most {MAX_AT_ONCE} virtual keys at once")
+        if not 0 < len(requests) <= MAX_AT_ONCE:
+            # None at all would close an open gateway to everybody.
+            raise KeyRefusedError("invalid", f"1 to {MAX_AT_ONCE} virtual keys at once")
         made = [self._new(request) for request in requests]
         records = self._store().add([new for new, _ in made])
         return [
@@ -198,6 +199,18 @@ def clashes(config: Config, wall_ns: Callable[[], int]) -> list[str]:
             return store.taken([key.id for key in config.auth.keys])
     except KeyStoreError:
         return []
+
+
+def stored_key(state_dir: str, key_id: str, wall_ns: Callable[[], int]) -> ApiKey:
+    """Return a key that was made at run time. Raises KeyRefusedError if there is none of that id, KeyStoreError."""
+    if not KeyStore.exists(state_dir):
+        raise KeyRefusedError("unknown", f"there is no virtual key '{key_id}'")
+    with KeyStore.open(state_dir, wall_ns) as store:
+        record = store.get(key_id)
+    try:
+        return decode_terms(record.terms).key(key_id)
+    except ValueError as error:
+        raise KeyStoreError(f"the terms of '{key_id}' cannot be read: {error}") from None
 
 
 def _configured(key: ApiKey) -> Document:

@@ -190,6 +190,7 @@ def test_what_a_key_may_do(gateway: Gateway, links: Links) -> None:
     assert ask(gateway, secret, chat("other")).status == 200
     assert gateway.records()[-1]["key_id"] == "limited"
     assert gateway.records()[-1]["tenant"] == "acme"
+    assert gateway.explain({"model": "m", "key": "limited"})["choice"]
     revoke(gateway, "limited")
 
 

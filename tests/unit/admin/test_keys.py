@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fastroute.admin.keys import PREFIX, KeyDesk, KeyRequest, clashes
+from fastroute.admin.keys import PREFIX, KeyDesk, KeyRequest, clashes, stored_key
 from fastroute.auth.files import store_path
 from fastroute.auth.keys import digest
 from fastroute.auth.published import PublishedKeys
@@ -195,3 +195,29 @@ def test_ids_that_the_configuration_has_too_are_named(tmp_path: Path) -> None:
     assert clashes(config(tmp_path, "one", "three", "four"), lambda: WALL_NS) == ["one", "three"]
     Path(store_path(str(tmp_path))).write_bytes(b"\xff" * 9000)
     assert clashes(config(tmp_path, "one"), lambda: WALL_NS) == []
+
+
+def test_no_key_at_all_closes_no_gateway(tmp_path: Path) -> None:
+    keys = desk(tmp_path)
+    with pytest.raises(KeyRefusedError, match="1 to"):
+        keys.create([])
+    assert not Path(store_path(str(tmp_path))).exists()
+
+
+def test_a_first_key_that_is_refused_closes_no_gateway(tmp_path: Path) -> None:
+    keys = desk(tmp_path)
+    with pytest.raises(KeyRefusedError):
+        keys.create([request(id="one"), request(id="one")])
+    keys.publish(wait=True)
+    published = PublishedKeys(str(tmp_path))
+    published.refresh()
+    assert not published.closed
+
+
+def test_a_stored_key_by_its_id(tmp_path: Path) -> None:
+    with pytest.raises(KeyRefusedError):
+        stored_key(str(tmp_path), "one", lambda: WALL_NS)
+    desk(tmp_path).create([request(id="one", tenant="acme")])
+    assert stored_key(str(tmp_path), "one", lambda: WALL_NS).tenant == "acme"
+    with pytest.raises(KeyRefusedError):
+        stored_key(str(tmp_path), "two", lambda: WALL_NS)

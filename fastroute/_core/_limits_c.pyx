@@ -15,6 +15,7 @@ from libc.string cimport memcmp
 from fastroute._core._limits_file import (
     FIELD_NAMES,
     PROVIDER_FIELDS,
+    Subject,
     SLOTS as DEFAULT_SLOTS,
     LimitsFileError,
     checked,
@@ -216,8 +217,9 @@ cdef class Table:
 cdef class Ceilings:
     """Subjects that a request has to be let in by; see the pure half."""
 
-    cdef readonly tuple subjects
     cdef readonly bint counts_tokens
+    # There is one of these for every key: what is rarely asked for is put together when it is.
+    cdef tuple names
     cdef Table table
     cdef Place *places
     cdef Py_ssize_t size
@@ -227,15 +229,16 @@ cdef class Ceilings:
         """Raises ValueError for too many subjects, or a ceiling out of bounds."""
         cdef Py_ssize_t at
         cdef Place *place
-        self.subjects = checked(tuple(subjects))
-        self.size = len(self.subjects)
+        cdef tuple some = checked(tuple(subjects))
+        self.names = tuple([subject.name for subject in some])
+        self.size = len(some)
         self.table = table
-        self.places = <Place *>PyMem_Calloc(self.size + 1, sizeof(Place))
+        self.places = <Place *>PyMem_Calloc(self.size if self.size else 1, sizeof(Place))
         if self.places == NULL:
             raise MemoryError
         for at in range(self.size):
             place = &self.places[at]
-            name, place.rpm, place.tpm, place.concurrency, place.rpd, place.tpd = self.subjects[at]
+            name, place.rpm, place.tpm, place.concurrency, place.rpd, place.tpd = some[at]
             place.key = subject_key(name)
             place.slot = UNKNOWN
             if place.tpm or place.tpd:
@@ -243,6 +246,15 @@ cdef class Ceilings:
 
     def __dealloc__(self):
         PyMem_Free(self.places)
+
+    @property
+    def subjects(self):
+        """The subjects, in their order."""
+        return tuple([self.c_subject(at) for at in range(self.size)])
+
+    cdef object c_subject(self, Py_ssize_t at):
+        cdef Place *place = &self.places[at]
+        return Subject(self.names[at], place.rpm, place.tpm, place.concurrency, place.rpd, place.tpd)
 
     cdef void resolve(self) noexcept:
         """Find the slots. The table is open."""
@@ -487,7 +499,7 @@ cdef class Limiter:
             fr_add(self.table.c_cell(ceilings.places[at].slot, REFUSED), 1)
         if self.hopeless or (wait_ns <= self.wait_ns and not hopeless):
             return 0
-        self.refused = ceilings.subjects[at]
+        self.refused = ceilings.c_subject(at)
         self.dimension = dimension
         self.wait_ns = wait_ns
         self.hopeless = hopeless

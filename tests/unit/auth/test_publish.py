@@ -189,6 +189,25 @@ def test_the_database_is_made_again_from_what_is_published(state: str) -> None:
     assert known(state, "a", "b", "c") == ["a", "c"]
 
 
+def test_what_a_lost_database_leaves_behind_does_not_matter(state: str) -> None:
+    path = store_path(state)
+    with KeyStore.open(state, Wall()) as store:
+        make(store, "a", "b")
+        Publisher(state).publish(store)
+        store.revoke("b")
+        Publisher(state).publish(store)
+        for name in ("-wal", "-shm"):
+            shutil.copy(path + name, path + name + ".left")
+    os.rename(path, path + ".away")
+    for name in ("-wal", "-shm"):
+        os.replace(path + name + ".left", path + name)
+    with KeyStore.open(state, Wall()) as store:
+        assert [record.id for record in store.page(0, 10, revoked=True)] == ["a"]
+        make(store, "c")
+        Publisher(state).publish(store)
+    assert known(state, "a", "b", "c") == ["a", "c"]
+
+
 def test_a_gateway_all_of_whose_keys_were_revoked_stays_closed_without_its_database(state: str) -> None:
     with KeyStore.open(state, Wall()) as store:
         make(store, "a")

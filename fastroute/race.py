@@ -27,6 +27,11 @@ class Leg(Context):
 
     def __init__(self, ctx: Context, now_ns: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(ctx.snapshot, None, ctx.record_id, ctx.request_id, now_ns, ctx.arrived_wall_ns, None)
+        # What the embedded provider answers by.
+        self.operation = ctx.operation
+        self.model = ctx.model
+        self.stream = ctx.stream
+        self.query = ctx.query
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 

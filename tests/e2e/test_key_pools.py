@@ -311,3 +311,64 @@ def test_a_second_attempt_begins_with_another_key(server: KeyServer, tmp_path: P
             assert max(used.values()) == 1
         gateway.wait_idle()
         assert sum(key_row_totals(gateway, 3)) == len(server.uses)
+
+
+# === Keys of one account ===
+
+
+def refused(status: int, message: str, code: str, *headers: tuple[bytes, bytes]) -> Script:
+    error = {"message": message, "type": code, "param": None, "code": code}
+    return json_response(status, {"error": error}, list(headers))
+
+
+#: What a key of the group is told, and which gate then stands before whom: for the model that was asked for, and for
+#: the other one.
+TOLD = {
+    "of the account": (
+        refused(
+            429, "This would exceed your organization's rate limit.", "rate_limit_exceeded", (b"retry-after", b"30")
+        ),
+        {"k1": "cooldown", "k2": "cooldown"},
+        {"k1": "cooldown", "k2": "cooldown"},
+    ),
+    "of the model": (
+        refused(429, "Too many requests per minute.", "rate_limit_exceeded", (b"retry-after", b"30")),
+        {"k1": "cooldown", "k2": "cooldown"},
+        {},
+    ),
+    "the money is gone": (
+        refused(429, "You exceeded your current quota.", "insufficient_quota"),
+        {"k1": "key", "k2": "key"},
+        {"k1": "key", "k2": "key"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_keys_of_one_account_rest_together_and_nobody_else(what: str, server: KeyServer, tmp_path: Path) -> None:
+    answer, asked_for, other = TOLD[what]
+    keys = [
+        {"key": "k1", "id": "k1", "quota_group": "acme"},
+        {"key": "k2", "id": "k2", "quota_group": "acme"},
+        {"key": "k3", "id": "k3"},
+    ]
+    server.plays["k1"] = answer
+    with running(server.provider("time_window", keys=keys, models=["m", "n"]), tmp_path) as gateway:
+        replies = Load(gateway, clients=1).send_while(lambda: not server.counts()["k1"])
+        gateway.wait_idle()
+        assert removed(gateway, "m") == asked_for
+        assert removed(gateway, "n") == other
+        # One request has found out for all of them; it has gone on with the key of another account.
+        since = len(server.uses)
+        replies += Load(gateway).send(100)
+        assert {reply.status for reply in replies} == {200}
+        assert server.counts(since) == {"k3": 100}
+        assert server.counts()["k1"] == 1
+
+
+def test_a_key_of_no_group_rests_alone(server: KeyServer, tmp_path: Path) -> None:
+    server.plays["k1"] = TOLD["of the account"][0]
+    with running(server.provider("time_window", models=["m", "n"]), tmp_path) as gateway:
+        Load(gateway, clients=1).send_while(lambda: not server.counts()["k1"])
+        gateway.wait_idle()
+        assert removed(gateway, "m") == removed(gateway, "n") == {"k1": "cooldown"}

@@ -64,7 +64,7 @@ class Slots:
         """Return how many of the requests that came here were refused, while the load sends so many."""
         taken, before = self.taken, self.refused
         assert {reply.status for reply in load.send(requests)} == {200}
-        assert self.taken - taken > 50, "nobody came"
+        assert self.taken - taken > 20, "nobody came"
         return (self.refused - before) / (self.taken - taken + self.refused - before)
 
 
@@ -114,7 +114,8 @@ class Quotas:
         return json_response(200, completion(), fields)
 
 
-@pytest.mark.parametrize("strategy", ["round_robin", "p2c", "random"])
+#: Those that spread alike whatever happens: each key gets its half unless something is learnt.
+@pytest.mark.parametrize("strategy", ["round_robin", "weighted_round_robin", "random"])
 def test_a_key_with_headroom_comes_before_one_that_is_about_to_refuse(
     fleet: Fleet, tmp_path: Path, strategy: str
 ) -> None:

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from google import genai
 
 from fastroute._core.counters import ATOMIC
 from fastroute.upstream.mock import Request, Script, json_response, sse_response
-from tests.e2e.harness import Gateway, free_ports
+from tests.e2e.harness import Gateway, free_ports, wait_until
 from tests.e2e.keys import KeyServer
 
 WORKERS = 4 if ATOMIC else 1
@@ -326,3 +327,31 @@ def test_bad_variables_are_refused_by_place(server: KeyServer, tmp_path: Path) -
     ]
     assert not any(key in done.stderr + done.stdout for key in CLAUDE)
     assert not os.path.exists(tmp_path / "s")
+
+
+def test_a_token_goes_with_the_configuration(server: KeyServer, tmp_path: Path) -> None:
+    provider = server.provider("round_robin", keys=list(CLAUDE))
+    config = {"auth": {"path_tokens": [UUID]}, "providers": [provider], "server": {"workers": WORKERS}}
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    with Gateway(config, tmp_path) as gateway:
+        assert call(gateway, "POST", f"/{UUID}/lb/v1/chat/completions", chat)[0] == 200
+        gateway.wait_idle()
+        before = asked(gateway, "status")["stats"]
+        gateway.write_config({**gateway.config, "auth": {"path_tokens": ["another", UUID[::-1]]}})
+        gateway.reload()
+        wait_until(lambda: gateway.log.count("configuration 2 is in force") == WORKERS)
+        assert call(gateway, "POST", f"/{UUID}/lb/v1/chat/completions", chat)[0] == 404
+        # What was counted is not the token's.
+        status, _, body = call(gateway, "GET", "/another/lb/v1/load-balancer/status")
+        assert (status, json.loads(body)["loadBalancer"]["stats"]) == (200, before)
+
+
+def test_what_is_printed_at_the_start_works_and_shows_no_token(server: KeyServer, tmp_path: Path) -> None:
+    with running(server, tmp_path) as gateway:
+        wait_until(lambda: "try it:" in gateway.log)
+        line = gateway.log.partition("try it:\n")[2].splitlines()[0]
+        assert "$FASTROUTE_UUID/lb/v1/messages" in line
+        assert "whoever can reach this address" not in gateway.log
+        environment = {"FASTROUTE_UUID": UUID, "PATH": os.environ["PATH"]}
+        done = subprocess.run(["sh", "-c", line.strip()], env=environment, capture_output=True, timeout=20, check=True)
+        assert json.loads(done.stdout) == MESSAGE

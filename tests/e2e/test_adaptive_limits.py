@@ -230,3 +230,25 @@ def test_as_many_as_it_takes_and_no_more(fleet: Fleet, tmp_path: Path, adaptive:
             gate.open()
             assert {reply.result() for reply in [*first, *more]} == {(200, None)}
         assert limits(gateway) == {}
+
+
+def test_a_key_that_was_refused_stays_out_over_a_restart(fleet: Fleet, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+
+    def play(request: Request) -> Script:
+        key = request.header(b"authorization").removeprefix(b"Bearer ").decode()
+        seen[key] += 1
+        return GOOD if key == "two" else json_response(401, {"error": {"message": "Incorrect API key provided"}})
+
+    fleet.plays["a"] = play
+    provider = fleet.provider("a", keys=[{"id": "k1", "key": "one"}, {"id": "k2", "key": "two"}])
+    gateway = Gateway(config([provider], WORKERS, routing={"strategy": "round_robin"}), tmp_path)
+    tried: list[int] = []
+    for _ in range(2):
+        with gateway:
+            wake(gateway)
+            assert {reply.status for reply in Load(gateway, clients=4).send(40)} == {200}
+            gateway.wait_idle()
+        tried.append(seen["one"])
+    assert seen["two"] == 80
+    assert tried[0] == tried[1] > 0, "it was asked again after the restart"

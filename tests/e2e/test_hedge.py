@@ -177,3 +177,17 @@ def test_a_client_that_leaves_ends_both(tmp_path: Path, upstreams: tuple[MockUps
         assert answer.status == 504
         gateway.wait_idle()
         wait_until(lambda: upstreams[0].open_connections == 0 and upstreams[1].open_connections == 0)
+
+
+def test_the_embedded_provider_in_a_race(tmp_path: Path) -> None:
+    """It answers by what was asked, so an attempt in a race has to know that."""
+    document = {
+        "providers": [{"id": "echo", "type": "echo", "models": ["echo-1"]}],
+        "routing": {"retry": {"hedge": {"enabled": True, "delay_ms": 1, "max_percent": 100}}},
+    }
+    with Gateway(document, tmp_path) as gateway:
+        for stream in (False, True):
+            answer = ask(gateway, "any", chat("echo-1", stream=stream))
+            assert (answer.status, answer.headers["x-fastroute-provider"]) == (200, "echo")
+            assert b"echo-1" in answer.body
+        gateway.wait_idle()

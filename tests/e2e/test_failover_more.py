@@ -395,9 +395,17 @@ def test_a_key_that_is_refused_does_not_take_its_sibling_along(tmp_path: Path, s
         assert set(attempts) <= {1, 2}
         assert sum(attempts) == len(stage.requests)
         assert {record["endpoint"] for record in gateway.records()} == {f"p/good/{MODEL}"}
+        # After its one refusal it is out.
+        asked = [(request.header(b"authorization") or b"").removeprefix(b"Bearer ") for request in stage.requests]
+        assert asked.count(b"k-bad") <= 1
         stage.play(by_key("k-none"))
         refused = client.post(CHAT, json=ASK)
-        assert (refused.status_code, refused.headers["x-fastroute-attempts"]) == (401, "2")
+        assert refused.status_code == 401
+        assert int(refused.headers["x-fastroute-attempts"]) == 2 - asked.count(b"k-bad")
+        # And now there is nobody left to ask.
+        refused = client.post(CHAT, json=ASK)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_healthy_provider")
+        assert "x-fastroute-attempts" not in refused.headers
 
 
 def test_attempts_are_bounded(tmp_path: Path, stage: Stage) -> None:

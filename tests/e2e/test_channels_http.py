@@ -165,6 +165,19 @@ def test_one_answer_takes_a_key_out_on_all_workers(
         assert f"key_out provider=a key=k1 model=* cause={cause}" in gateway.log
 
 
+def test_the_money_of_an_account_is_that_of_all_its_keys(fleet: Fleet, tmp_path: Path) -> None:
+    keys = [{"id": f"k{n}", "key": f"up-k{n}", **({"quota_group": "acme"} if n < 3 else {})} for n in (1, 2, 3)]
+    fleet.plays["a"] = keyed = Keyed(**{"up-k1": NO_MONEY})
+    with running(fleet, tmp_path, keys) as gateway:
+        while not keyed.asked["up-k1"]:
+            assert ask(gateway, KEY, chat()).status == 200
+        since = keyed.asked["up-k2"]
+        assert {reply.status for reply in Load(gateway).send(100)} == {200}
+        assert (keyed.asked["up-k1"], keyed.asked["up-k2"]) == (1, since)
+        assert [channels(gateway, f"k{n}")["balance"] for n in (1, 2)] == ["exhausted"] * 2
+        assert channels(gateway, "k3")["usable"]
+
+
 def test_a_model_that_is_gone_takes_neither_the_key_nor_its_other_models(fleet: Fleet, tmp_path: Path) -> None:
     fleet.plays["a"] = keyed = Keyed(**{"up-k1 m": NO_MODEL})
     with running(fleet, tmp_path, KEYS) as gateway:

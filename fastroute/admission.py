@@ -226,8 +226,14 @@ def measure(ctx: Context, plan: Plan) -> tuple[int, int]:
     """Return (least, likely): the tokens a request has asked for and may well use, and those it is thought to use.
 
     What the prompt comes to is an estimate. What the answer comes to is the ceiling that the request sets for it, times
-    the answers it wants; without one, what answers of this model have been like.
+    the answers it wants; without one, what answers of this model have been like. Worked out once for each pool.
     """
+    if plan.estimate is None:
+        plan.estimate = _measured(ctx, plan)
+    return plan.estimate
+
+
+def _measured(ctx: Context, plan: Plan) -> tuple[int, int]:
     operation = ctx.operation
     if not operation.metered:
         return 0, 0

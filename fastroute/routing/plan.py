@@ -68,8 +68,8 @@ class Plan(Ask, eq=False, gc=False):
     route it began with; `past`: rows that were tried in pools that the chain has left, by model. `attempt`: the one
     under way, the corridor's. `refusal`: why the first pool had nobody. `wait_ms`: until the first of those who
     rest may be back, -1 for none. `diverted`: to a chain for length or content. `killed`: endpoints that this request
-    broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again. `estimate`: the
-    tokens that the request is let in with, once they have been worked out.
+    broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
+    `estimate`: the tokens that the request is let in with, once they have been worked out.
     """
 
     # Never None: every plan is made with these, but what follows fields with defaults must have one too.

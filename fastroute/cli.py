@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -131,7 +131,7 @@ def _is_closed(config: Config) -> bool:
 
 
 def _announce(config: Config, port: int, admin_port: int) -> None:
-    """Say where the gateway is and print a command that works when pasted."""
+    """Say where the gateway is and print a command that works when pasted, once the shell has what it names."""
     host = config.server.host
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
@@ -139,7 +139,11 @@ def _announce(config: Config, port: int, admin_port: int) -> None:
     print(f"admin on http://{config.server.admin.host}:{admin_port}", flush=True)
     if not config.auth.keys and not config.auth.path_tokens and not _is_closed(config):
         print("warning: no keys are configured: whoever can reach this address may use it", file=sys.stderr)
-    print(f"try it:\n  {_curl(config, url)}", flush=True)
+    line = _curl(config, url)
+    once = "".join(
+        f", once {name} holds {what}" for name, what in _CREDENTIALS if f"${name}" in line and not os.environ.get(name)
+    )
+    print(f"try it{once}:\n  {line}", flush=True)
 
 
 def _curl(config: Config, url: str) -> str:
@@ -159,6 +163,9 @@ def _curl(config: Config, url: str) -> str:
         path, body = "/v1/chat/completions", f'{{"model":"{model}",{message}}}'
     return f"curl {url}{path} -H 'content-type: application/json'{auth} -d '{body}'"
 
+
+#: The variables that the curl line takes credentials from, and what they are.
+_CREDENTIALS: Final = (("FASTROUTE_UUID", "a path token"), ("FASTROUTE_API_KEY", "a client key"))
 
 _EXAMPLES = {
     "openai": "gpt-4o-mini",

@@ -20,7 +20,6 @@ from fastroute.billing.segments import Batch, Chunk, Segment, decode_entries, de
 from fastroute.errors import FastrouteError
 from fastroute.interfaces import Kind
 
-LEDGER_NAME: Final = "ledger.sqlite3"
 #: Segments with unreadable lines are kept beside the journals under this suffix, the newest few of them.
 BAD_SUFFIX: Final = ".bad"
 MAX_BAD_SEGMENTS: Final = 16

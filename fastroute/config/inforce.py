@@ -5,6 +5,8 @@ from typing import Final
 from fastroute.config.schema import Config
 
 _FIELDS: Final = (
+    ("server.limits.min_body_rate_bytes_s", "refusing slow bodies"),
+    ("server.limits.write_timeout_ms", "cutting off clients that take nothing"),
     ("tenants.budget", "budgets of tenants"),
     ("auth.keys.budget", "budgets of keys"),
 )

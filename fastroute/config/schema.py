@@ -136,7 +136,7 @@ class ProviderKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Price of a model in USD per million tokens, decimal as written. None: the bundled price table decides."""
+    """Price of a model in USD per million tokens, decimal as written. Without that of input: unpriced."""
 
     input_usd_per_mtok: UsdPerMtok | None = None
     output_usd_per_mtok: UsdPerMtok | None = None

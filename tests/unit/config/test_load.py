@@ -212,10 +212,12 @@ def test_nothing_is_said_about_defaults(tmp_path: Path) -> None:
 
 def test_fields_that_are_not_in_force(tmp_path: Path) -> None:
     text = echo_with("""\
+server: {limits: {write_timeout_ms: 5000, min_body_rate_bytes_s: 0, max_headers: 50}}
 auth: {path_tokens: [abc], keys: [{id: a, key: k, budget: {usd: 5}}]}
 tenants: [{id: t, budget: {usd: 1}}]""")
     found = not_in_force(load(tmp_path, text))
     assert [line.split(": ")[0] for line in found] == [
+        "server.limits.min_body_rate_bytes_s", "server.limits.write_timeout_ms",
         "tenants.budget", "auth.keys.budget",
     ]  # fmt: skip
     assert all(line.endswith(": accepted, but not in force in this version") for line in found)

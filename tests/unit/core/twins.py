@@ -11,9 +11,13 @@ import pytest
 def twins(name: str) -> list[Any]:
     """Return pytest params for the pure and the compiled twin of `fastroute._core.<name>`.
 
-    The compiled one is skipped where it is not built, unless FASTROUTE_REQUIRE_EXTENSIONS=1.
+    The compiled one is skipped where it is not built, unless FASTROUTE_REQUIRE_EXTENSIONS=1; the pure one with
+    FASTROUTE_TEST_HALF=c, where somebody else tests it.
     """
-    params = [pytest.param(importlib.import_module(f"fastroute._core._{name}_py"), id="py")]
+    other = pytest.mark.skipif(
+        os.environ.get("FASTROUTE_TEST_HALF") == "c", reason="the pure half is tested by itself, in another run"
+    )
+    params = [pytest.param(importlib.import_module(f"fastroute._core._{name}_py"), id="py", marks=other)]
     compiled: ModuleType | None
     try:
         compiled = importlib.import_module(f"fastroute._core._{name}_c")

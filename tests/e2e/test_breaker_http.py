@@ -35,8 +35,11 @@ def fleet() -> Iterator[Fleet]:
 
 @contextmanager
 def running(fleet: Fleet, directory: Path, names: str = "ab", **routing: Any) -> Iterator[Gateway]:
-    """A gateway that goes round the providers named, and the check that nothing is left in flight."""
-    providers = [fleet.provider(name) for name in names]
+    """A gateway that goes round the providers named, and the check that nothing is left in flight.
+
+    Breakers by themselves: what has been learnt of a provider's limits has tests of its own.
+    """
+    providers = [fleet.provider(name, adaptive={"kind": "off"}) for name in names]
     document = config(providers, WORKERS, routing={"strategy": "round_robin", **routing})
     with Gateway(document, directory) as gateway:
         wake(gateway)

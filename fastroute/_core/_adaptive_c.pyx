@@ -6,17 +6,17 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastroute._core._counters_c cimport Segment
+from fastroute._core._counters_c cimport Segment, fr_load
 
 from fastroute._core._adaptive_rules import REQUEST_DIMENSIONS, TOKEN_DIMENSIONS, Quota, View, checked
 
 cdef extern from "_atomics.h":
-    int64_t fr_load(int64_t *cell) noexcept
     void fr_store(int64_t *cell, int64_t value) noexcept
     int64_t fr_add(int64_t *cell, int64_t delta) noexcept
     bint fr_cas(int64_t *cell, int64_t expect, int64_t desired) noexcept
 
-# The layouts of _adaptive_rules, _attempts_rules and _counters_file; the tests hold them together.
+# The layouts of _adaptive_rules, _attempts_rules and _counters_file, beside what the .pxd has; the tests hold them
+# together.
 cdef enum:
     OK = 0
     RATE_LIMITED = 2
@@ -28,15 +28,13 @@ cdef enum:
     GRADIENT2 = 2
     REFUSED = 1
     ANSWERED = 2
-    ROOMY = 0
     LOW = 1
     USED_UP = 2
     IN_FLIGHT = 0
     COOLDOWN_UNTIL_MS = 2
-    ADAPTIVE = 28
     PACE = 23
-    QUOTA_REQUESTS = 24
-    QUOTA_TOKENS = 26
+    QUOTA_REQUESTS_TIMES = 24
+    QUOTA_TOKENS_TIMES = 25
     MARK_MASK = 0xFFFFFF
     HALF_MARKS = 0x800000
     MAX_LIMIT = 1000000
@@ -216,23 +214,17 @@ cdef class Adaptive:
         if self._rules[row].kind == GRADIENT2 and cost_ms >= 0.0:
             self._sample(row, cost_ms, now_ms)
 
-    cdef bint c_full(self, Py_ssize_t row, int64_t now_ms) noexcept:
+    cdef bint _is_full(self, Py_ssize_t row, int64_t now_ms) noexcept:
         cdef bint fresh = False
         cdef int64_t limit
         cdef int64_t cell = fr_load(self.segment.c_cell(row, ADAPTIVE))
-        # Nearly always so, and in one cache line with the quotas.
-        if not cell >> 32 and not self._begins_limited:
-            return False
         if self._rules[row].kind == OFF:
             return False
         limit = <int64_t>self._fresh_if(c_unpack(cell), row, now_ms, &fresh).limit
         return limit > 0 and self.segment.c_total(row, IN_FLIGHT) >= limit
 
-    cdef int c_headroom(self, Py_ssize_t row, int64_t now_ms) noexcept:
+    cdef int _headroom(self, Py_ssize_t row, int64_t now_ms) noexcept:
         cdef int requests, tokens
-        cdef int64_t *cell = self.segment.c_cell(row, QUOTA_REQUESTS)
-        if not fr_load(cell) and not fr_load(cell + QUOTA_TOKENS - QUOTA_REQUESTS):
-            return ROOMY
         if self._rules[row].kind == OFF:
             return ROOMY
         requests = self._left(row, QUOTA_REQUESTS, FEW_REQUESTS, now_ms)
@@ -401,8 +393,11 @@ cdef class Adaptive:
             reset_ms = MAX_RESET_MS
         self.segment._check_open()
         fr_store(cell, least_limit << 32 | (least - since if least > since else 0))
-        fr_store(cell + 1, now_ms + reset_ms << 24 | (reset_ms if reset_ms < MAX_SPAN_MS else MAX_SPAN_MS))
+        fr_store(self._times(row, at), now_ms + reset_ms << 24 | (reset_ms if reset_ms < MAX_SPAN_MS else MAX_SPAN_MS))
         return 0
+
+    cdef inline int64_t *_times(self, Py_ssize_t row, Py_ssize_t at) noexcept:
+        return self.segment.c_cell(row, QUOTA_REQUESTS_TIMES if at == QUOTA_REQUESTS else QUOTA_TOKENS_TIMES)
 
     cdef Left _quota(self, Py_ssize_t row, Py_ssize_t at, int64_t now_ms) noexcept:
         cdef int64_t *cell = self.segment.c_cell(row, at)
@@ -414,7 +409,7 @@ cdef class Adaptive:
         left.full_in_ms = 0
         if left.limit == 0:
             return left
-        times = fr_load(cell + 1)
+        times = fr_load(self._times(row, at))
         if times >> 24 <= now_ms:
             return left
         left.full_in_ms = (times >> 24) - now_ms

@@ -53,12 +53,15 @@ from fastroute._core._counters_file import (
     IN_FLIGHT,
     PACE,
     QUOTA_REQUESTS,
+    QUOTA_REQUESTS_TIMES,
     QUOTA_TOKENS,
+    QUOTA_TOKENS_TIMES,
 )
 from fastroute._core._counters_py import Segment
 from fastroute.interfaces import Allowance
 
 _LOW_32: Final = (1 << 32) - 1
+_TIMES: Final = {QUOTA_REQUESTS: QUOTA_REQUESTS_TIMES, QUOTA_TOKENS: QUOTA_TOKENS_TIMES}
 
 
 class Adaptive:
@@ -71,6 +74,8 @@ class Adaptive:
         """
         self.segment = segment
         self._settings = dict(checked(settings, segment.endpoints))
+        #: Whether any of them has a limit before anything is learnt.
+        self.begins_limited = any(setting.initial or setting.maximum for setting in settings.values())
 
     def enter(self, row: int, now_ms: int) -> int:
         """Count a request as sent; return its mark, which `leave` and `learn` want to have."""
@@ -313,13 +318,13 @@ class Adaptive:
         limit, remaining, reset_ms = least
         reset_ms = DEFAULT_RESET_MS if reset_ms < 0 else min(reset_ms, MAX_RESET_MS)
         self.segment.set_cell(row, at, limit << 32 | max(0, remaining - since))
-        self.segment.set_cell(row, at + 1, now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS))
+        self.segment.set_cell(row, _TIMES[at], now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS))
 
     def _quota(self, row: int, at: int, now_ms: int) -> Quota:
         """Return a quota as it is now: what remained, and what has come back since at an even pace."""
         cell = self.segment.cell(row, at)
         limit, remaining = cell >> 32, cell & _LOW_32
-        times = self.segment.cell(row, at + 1)
+        times = self.segment.cell(row, _TIMES[at])
         left_ms = (times >> 24) - now_ms
         if left_ms <= 0:
             return Quota(limit, limit, 0)

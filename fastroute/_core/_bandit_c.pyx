@@ -19,7 +19,7 @@ cdef extern from "_atomics.h":
 # The numbers of _bandit_rules and _counters_file; the tests hold them together.
 cdef enum:
     LAYERS = 256
-    BANDIT = 7
+    BANDIT = 9
     BANDIT_TIME_MS = 8
     CELLS = 48
 

@@ -1,7 +1,12 @@
+cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from fastroute._core._adaptive_c cimport Adaptive
-from fastroute._core._counters_c cimport Segment
+from fastroute._core._counters_c cimport Segment, fr_load
+
+# Of the layout in _counters_file.
+cdef enum:
+    SLOW_START_MS = 6
 
 
 cdef class Need:
@@ -34,6 +39,7 @@ cdef struct Place:
     double factor
 
 
+@cython.final
 cdef class Candidates:
     cdef readonly Py_ssize_t size
     cdef readonly Segment segment
@@ -54,7 +60,18 @@ cdef class Candidates:
     cdef Py_ssize_t _tried[64]
     cdef Py_ssize_t _tried_count
 
-    cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept
+    # Inline, for strategies ask it of every candidate.
+    cdef inline double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept:
+        cdef Place *place = &self.c_places[position]
+        cdef double weight = place.weight * place.factor
+        cdef int64_t began
+        if self._slow_start_ms:
+            began = fr_load(self.segment.c_cell(place.row, SLOW_START_MS))
+            if began and now_ms - began < self._slow_start_ms:
+                weight *= self._slow_share(now_ms - began)
+        return weight
+
+    cdef double _slow_share(self, int64_t elapsed_ms) noexcept
     cdef Py_ssize_t _through(self, Need need) except -1
     cdef int64_t _back_ms(self, Py_ssize_t position, int64_t now_ms) noexcept
     cdef int64_t _opens_ms(self, int64_t row, int64_t probes, int64_t now_ms) noexcept

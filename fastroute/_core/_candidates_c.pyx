@@ -7,13 +7,10 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core._adaptive_c cimport Adaptive
-from fastroute._core._counters_c cimport Segment
+from fastroute._core._counters_c cimport Segment, fr_load
 
 from fastroute._core._adaptive_rules import same_segment
 from fastroute._core._candidates_gates import checked_factor, checked_keys, checked_region, checked_row, same_length
-
-cdef extern from "_atomics.h":
-    int64_t fr_load(int64_t *cell) noexcept
 
 cdef enum:
     PASSED = 0
@@ -37,7 +34,6 @@ cdef enum:
     BREAKER_CELL = 0
     COOLDOWN_UNTIL_MS = 2
     KEY_STATE = 4
-    SLOW_START_MS = 6
     MODEL_STATE = 10
     LOOK = 0x800000
     QUOTA_EXHAUSTED = 2
@@ -255,8 +251,9 @@ cdef class Candidates:
                 self.c_count += 1
         return passed
 
-    cdef int _fate(self, Py_ssize_t position, Need need) noexcept:
+    cdef inline int _fate(self, Py_ssize_t position, Need need) noexcept:
         cdef Place *place = &self.c_places[position]
+        cdef int64_t *cells
         cdef Py_ssize_t i
         cdef int gate
         for i in range(self._tried_count):
@@ -279,14 +276,15 @@ cdef class Candidates:
                 return COST
             if need.prompt_tokens * place.input_price + need.output_tokens * place.output_price > self._max_cost:
                 return COST
+        cells = self.segment.c_cell(place.row, 0)
         # Nearly always nothing: one number to look at.
-        if fr_load(self.segment.c_cell(place.row, KEY_STATE)) >= LOOK:
+        if fr_load(cells + KEY_STATE) >= LOOK:
             gate = self._channel(place.row, need.now_ms)
             if gate != PASSED:
                 return gate
         if self._back_ms(position, need.now_ms):
             return BREAKER
-        if fr_load(self.segment.c_cell(place.row, COOLDOWN_UNTIL_MS)) > need.now_ms:
+        if fr_load(cells + COOLDOWN_UNTIL_MS) > need.now_ms:
             return COOLDOWN
         if self.adaptive is not None and self.adaptive.c_full(place.row, need.now_ms):
             return FULL
@@ -307,7 +305,7 @@ cdef class Candidates:
             self.on_trial = True
         return PASSED
 
-    cdef int64_t _back_ms(self, Py_ssize_t position, int64_t now_ms) noexcept:
+    cdef inline int64_t _back_ms(self, Py_ssize_t position, int64_t now_ms) noexcept:
         """Return when the breakers may let a request through, 0 if they do now."""
         cdef Place *place = &self.c_places[position]
         cdef int64_t back_ms = 0, key_ms
@@ -319,7 +317,7 @@ cdef class Candidates:
                 return key_ms
         return back_ms
 
-    cdef int64_t _opens_ms(self, int64_t row, int64_t probes, int64_t now_ms) noexcept:
+    cdef inline int64_t _opens_ms(self, int64_t row, int64_t probes, int64_t now_ms) noexcept:
         cdef uint64_t word = <uint64_t>fr_load(self.segment.c_cell(row, BREAKER_CELL))
         cdef int state = word & 3
         if not state or <int64_t>(word >> 24) <= now_ms:
@@ -328,13 +326,6 @@ cdef class Candidates:
             return <int64_t>(word >> 24)
         return now_ms + PROBE_WAIT_MS if <int64_t>(word >> 2 & 0xFF) >= probes else 0
 
-    cdef double c_weight(self, Py_ssize_t position, int64_t now_ms) noexcept:
-        cdef double weight = self.c_places[position].weight * self.c_places[position].factor
-        cdef int64_t began
-        cdef double share
-        if self._slow_start_ms:
-            began = fr_load(self.segment.c_cell(self.c_places[position].row, SLOW_START_MS))
-            if began and now_ms - began < self._slow_start_ms:
-                share = <double>(now_ms - began) / <double>self._slow_start_ms
-                weight *= share if share > SLOW_START_FLOOR else SLOW_START_FLOOR
-        return weight
+    cdef double _slow_share(self, int64_t elapsed_ms) noexcept:
+        cdef double share = <double>elapsed_ms / <double>self._slow_start_ms
+        return share if share > SLOW_START_FLOOR else SLOW_START_FLOOR

@@ -34,8 +34,17 @@ from fastroute._core._candidates_gates import (
     same_length,
 )
 from fastroute._core._channel_rules import LOOK, MODEL_NOT_FOUND, QUOTA_EXHAUSTED
+from fastroute._core._counters_file import (
+    ADAPTIVE,
+    COOLDOWN_UNTIL_MS,
+    KEY_STATE,
+    LINE,
+    MODEL_STATE,
+    QUOTA_REQUESTS,
+    QUOTA_TOKENS,
+    SLOW_START_MS,
+)
 from fastroute._core._counters_file import BREAKER as BREAKER_CELL
-from fastroute._core._counters_file import COOLDOWN_UNTIL_MS, KEY_STATE, MODEL_STATE, SLOW_START_MS
 from fastroute._core._counters_py import Segment
 
 _GATES: Final = len(GATE_NAMES)
@@ -182,7 +191,8 @@ class Candidates:
 
     def why(self, position: int, need: Need) -> int:
         """Return the number of the gate that removes an endpoint, PASSED if none does."""
-        return self._fate(checked_position(position, self.size), need)
+        fate = self._unsuitable(checked_position(position, self.size), need)
+        return fate or self._unavailable(position, self.segment.cells(self.rows[position], 0, LINE), need.now_ms)
 
     def set_factor(self, position: int, factor: float) -> None:
         """Multiply an endpoint's weight, until further notice, by what its health is worth: above 0, at most 1."""
@@ -207,32 +217,37 @@ class Candidates:
         best: tuple[int, int, int] | None = None
         passed = 0
         for position in range(self.size):
-            fate = self._fate(position, need)
-            self._removed[fate] += 1
+            fate = self._unsuitable(position, need)
+            if fate == PASSED:
+                line = self.segment.cells(self.rows[position], 0, LINE)
+                fate = self._unavailable(position, line, need.now_ms)
             if fate != PASSED:
+                self._removed[fate] += 1
                 if fate >= KEY:
                     self._note_return(position, fate, need.now_ms)
                 continue
             passed += 1
             order = need.order[self._providers[position]] if need.order is not None else 1
-            row = self.rows[position]
-            headroom = self.adaptive.headroom(row, need.now_ms) if self.adaptive is not None else ROOMY
+            headroom = ROOMY
+            if self.adaptive is not None and (line[QUOTA_REQUESTS] or line[QUOTA_TOKENS]):
+                headroom = self.adaptive.headroom(self.rows[position], need.now_ms)
             group = (order, self._ranks[position], headroom)
             if best is None or group < best:
                 best = group
                 positions = []
             if group == best:
                 positions.append(position)
-        self._removed[PASSED] = 0
         self.positions = positions
         return passed
 
-    def _fate(self, position: int, need: Need) -> int:
-        provider = self._providers[position]
-        if position in need.tried[:_MAX_TRIED]:
+    def _unsuitable(self, position: int, need: Need) -> int:
+        """Return the first of the gates that a request cannot pass at any time, PASSED if there is none."""
+        if need.tried and position in need.tried[:_MAX_TRIED]:
             return TRIED
-        if need.order is not None and need.order[provider] == 0:
-            return need.stages[provider] if need.stages is not None else REQUEST
+        if need.order is not None:
+            provider = self._providers[position]
+            if need.order[provider] == 0:
+                return need.stages[provider] if need.stages is not None else REQUEST
         if not self.weights[position] > 0.0:
             return DRAINED
         if need.capabilities & ~self._capabilities[position]:
@@ -247,21 +262,25 @@ class Candidates:
             return REGION
         if need.max_cost_pico >= 0 and not self._affordable(position, need):
             return COST
-        row = self.rows[position]
-        fate = self._channel(row, need.now_ms)
-        if fate != PASSED:
-            return fate
-        if self._back_ms(position, need.now_ms):
-            return BREAKER
-        return self._rests(row, need.now_ms)
-
-    def _rests(self, row: int, now_ms: int) -> int:
-        """Return the gate at which an endpoint that is well has had enough, PASSED if it has not."""
-        if self.segment.cell(row, COOLDOWN_UNTIL_MS) > now_ms:
-            return COOLDOWN
-        if self.adaptive is not None and self.adaptive.full(row, now_ms):
-            return FULL
         return PASSED
+
+    def _unavailable(self, position: int, line: Sequence[int], now_ms: int) -> int:
+        """Return the first of the gates that it cannot pass now, PASSED if there is none.
+
+        line: the first cells of the endpoint's row; nearly always, nothing is known there.
+        """
+        if line[KEY_STATE] >= LOOK:
+            fate = self._channel(self.rows[position], now_ms)
+            if fate != PASSED:
+                return fate
+        if (line[BREAKER_CELL] or self.key_rows[position] != NO_KEY) and self._back_ms(position, now_ms):
+            return BREAKER
+        if line[COOLDOWN_UNTIL_MS] > now_ms:
+            return COOLDOWN
+        limits = self.adaptive
+        if limits is None or not (limits.begins_limited or line[ADAPTIVE] >> 32):
+            return PASSED
+        return FULL if limits.full(self.rows[position], now_ms) else PASSED
 
     def _affordable(self, position: int, need: Need) -> bool:
         inward, outward = self._input_prices[position], self._output_prices[position]
@@ -272,8 +291,6 @@ class Candidates:
     def _channel(self, row: int, now_ms: int) -> int:
         """Return the gate at which the state of the key, or of its model, removes an endpoint; PASSED if none does."""
         word = self.segment.cell(row, KEY_STATE)
-        if word < LOOK:
-            return PASSED
         if word >> 24 > now_ms:
             return KEY
         if word & LOOK:

@@ -5,12 +5,11 @@ Positions are checked before an address is made of them, the mapping's size when
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 from fastroute._core._counters_file import SegmentError, create_file, open_file, segment_bytes
 
 cdef extern from "_atomics.h":
-    int64_t fr_load(int64_t *cell) noexcept
     void fr_store(int64_t *cell, int64_t value) noexcept
     int64_t fr_add(int64_t *cell, int64_t delta) noexcept
     bint fr_cas(int64_t *cell, int64_t expect, int64_t desired) noexcept
@@ -22,15 +21,12 @@ cdef extern from "Python.h":
 
 ATOMIC = True
 
-# The layout of _counters_file, in 64-bit cells; the tests hold the two together.
+# The layout of _counters_file, in 64-bit cells, as far as the .pxd does not have it; the tests hold the two together.
 cdef enum:
     FIRST_WORD = 128
-    FIRST_CELL = 512
     WORDS = 64
-    COLUMNS = 8
     IN_FLIGHT = 0
     WORK = 6
-    CELLS = 48
 
 
 cdef inline Py_ssize_t _position(object i, Py_ssize_t bound, str what) except -1:
@@ -113,6 +109,14 @@ cdef class Segment:
     def cell(self, endpoint, i):
         """Return cell `i` (0..47) of those of an endpoint that all workers share."""
         return fr_load(self._shared_at(endpoint, i))
+
+    def cells(self, endpoint, Py_ssize_t first, Py_ssize_t count):
+        """Return `count` cells of those that all workers share, from `first` on."""
+        cdef int64_t *at = self._shared_at(endpoint, first)
+        cdef Py_ssize_t i
+        if count < 0 or first + count > CELLS:
+            raise IndexError(f"cells {first} to {first + count} are not in 0..{CELLS}")
+        return [fr_load(at + i) for i in range(count)]
 
     def set_cell(self, endpoint, i, value):
         """Store a shared cell."""
@@ -204,18 +208,3 @@ cdef class Segment:
         cdef Py_ssize_t at = _position(i, CELLS, "cell")
         self._check_open()
         return self.c_cell(row, at)
-
-    cdef int64_t *c_cell(self, Py_ssize_t endpoint, Py_ssize_t i) noexcept:
-        return self._cells + FIRST_CELL + self.workers * self.endpoints * COLUMNS + endpoint * CELLS + i
-
-    cdef int64_t *c_own(self, Py_ssize_t worker, Py_ssize_t endpoint, Py_ssize_t column) noexcept:
-        return self._cells + FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
-
-    cdef int64_t c_total(self, Py_ssize_t endpoint, Py_ssize_t column) noexcept:
-        cdef int64_t *cell = self._cells + FIRST_CELL + endpoint * COLUMNS + column
-        cdef Py_ssize_t stride = self.endpoints * COLUMNS
-        cdef Py_ssize_t worker
-        cdef uint64_t sum = 0
-        for worker in range(self.workers):
-            sum += <uint64_t>fr_load(cell + worker * stride)
-        return <int64_t>sum

@@ -31,27 +31,28 @@ SPARE_B: Final = 7
 
 #: Cells of an endpoint that all workers share, changed by compare-and-swap.
 CELLS: Final = 48
+#: The first cache line holds what gates and loads of every candidate are read from.
+LINE: Final = 8
 BREAKER: Final = 0
-BREAKER_COUNTS: Final = 1
+QUOTA_REQUESTS: Final = 1
 COOLDOWN_UNTIL_MS: Final = 2
 COST: Final = 3
 KEY_STATE: Final = 4
-LAST_USED_MS: Final = 5
+QUOTA_TOKENS: Final = 5
 SLOW_START_MS: Final = 6
-BANDIT: Final = 7
+ADAPTIVE: Final = 7
 BANDIT_TIME_MS: Final = 8
-CLOSED_AT_MS: Final = 9
+BANDIT: Final = 9
 MODEL_STATE: Final = 10
 KEY_SINCE_MS: Final = 11
 WINDOW_0: Final = 12
 WINDOW_BUCKETS: Final = 10
 PACE: Final = 23
-QUOTA_REQUESTS: Final = 24
-QUOTA_REQUESTS_TIMES: Final = 25
-QUOTA_TOKENS: Final = 26
-QUOTA_TOKENS_TIMES: Final = 27
-#: Beside the quotas: gates look at these together.
-ADAPTIVE: Final = 28
+QUOTA_REQUESTS_TIMES: Final = 24
+QUOTA_TOKENS_TIMES: Final = 25
+BREAKER_COUNTS: Final = 27
+LAST_USED_MS: Final = 28
+CLOSED_AT_MS: Final = 29
 MODEL_SINCE_MS: Final = 31
 LATENCY_0: Final = 32
 LATENCY_CELLS: Final = 16
@@ -70,7 +71,7 @@ MAX_WORKERS: Final = 1024
 MAX_ENDPOINTS: Final = 65536
 
 _MAGIC: Final = b"FRCOUNTS"
-_LAYOUT_VERSION: Final = 3
+_LAYOUT_VERSION: Final = 4
 _HEADER: Final = struct.Struct("=8sIIIIQ")
 # What a file system answers that cannot reserve blocks ahead of their use.
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})

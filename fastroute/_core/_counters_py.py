@@ -103,6 +103,13 @@ class Segment:
         """Return cell `i` (0..47) of those of an endpoint that all workers share."""
         return self._cells[self._shared_at(endpoint, i)]
 
+    def cells(self, endpoint: int, first: int, count: int) -> list[int]:
+        """Return `count` cells of those that all workers share, from `first` on."""
+        at = self._shared_at(endpoint, first)
+        if count < 0 or first + count > CELLS:
+            raise IndexError(f"cells {first} to {first + count} are not in 0..{CELLS}")
+        return self._cells[at : at + count].tolist()
+
     def set_cell(self, endpoint: int, i: int, value: int) -> None:
         """Store a shared cell."""
         value = _int64(value)

@@ -12,7 +12,7 @@ cdef extern from "_atomics.h":
 
 # The layout of _counters_file; the tests hold the two together.
 cdef enum:
-    LAST_USED_MS = 5
+    LAST_USED_MS = 28
     NUMBER_BITS = 20
     NO_KEY = -1
 

@@ -497,7 +497,8 @@ def test_an_endpoint_without_a_setting_costs_nothing_and_knows_nothing(half: Hal
     assert tickets == [0] * 8
     assert adaptive.view(0, NOW) is None
     assert (adaptive.full(0, NOW), adaptive.headroom(0, NOW)) == (False, ROOMY)
-    assert [segment.cell(0, cell) for cell in range(cells.PACE, cells.ADAPTIVE + 1)] == [0] * 6
+    written = (cells.PACE, cells.ADAPTIVE, cells.QUOTA_REQUESTS, cells.QUOTA_TOKENS, cells.QUOTA_REQUESTS_TIMES)
+    assert [segment.cell(0, cell) for cell in (*written, cells.QUOTA_TOKENS_TIMES)] == [0] * 6
 
 
 @pytest.mark.parametrize(
@@ -580,9 +581,10 @@ def test_tiers_come_before_headroom(half: Half, segment: Any) -> None:
 
 
 def test_the_names_of_the_compiled_half_agree() -> None:
-    source = (Path(rules.__file__).parent / "_adaptive_c.pyx").read_text()
+    source = "".join((Path(rules.__file__).parent / f"_adaptive_c.{end}").read_text() for end in ("pxd", "pyx"))
     for name, value in vars(rules).items():
         if name.isupper() and isinstance(value, int | float) and f"    {name} = " in source:
             assert f"    {name} = {value}\n" in source or f"    {name} = 0x{value:X}\n" in source, name
-    for cell in ("COOLDOWN_UNTIL_MS", "ADAPTIVE", "PACE", "QUOTA_REQUESTS", "QUOTA_TOKENS"):
+    quotas = ("QUOTA_REQUESTS", "QUOTA_TOKENS", "QUOTA_REQUESTS_TIMES", "QUOTA_TOKENS_TIMES")
+    for cell in ("COOLDOWN_UNTIL_MS", "ADAPTIVE", "PACE", *quotas):
         assert f"    {cell} = {getattr(cells, cell)}\n" in source

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -78,12 +79,31 @@ def test_a_new_segment_is_zero(segment: Any, path: str) -> None:
 
 def test_named_cells_are_cells_of_their_own() -> None:
     names = ["BREAKER", "BREAKER_COUNTS", "COOLDOWN_UNTIL_MS", "COST", "LAST_USED_MS", "SLOW_START_MS", "BANDIT"]
-    names += ["BANDIT_TIME_MS", "CLOSED_AT_MS"]
+    names += ["BANDIT_TIME_MS", "CLOSED_AT_MS", "KEY_STATE", "KEY_SINCE_MS", "MODEL_STATE", "MODEL_SINCE_MS", "PACE"]
+    names += ["ADAPTIVE", "QUOTA_REQUESTS", "QUOTA_TOKENS", "QUOTA_REQUESTS_TIMES", "QUOTA_TOKENS_TIMES"]
     window = range(layout.WINDOW_0, layout.WINDOW_0 + layout.WINDOW_BUCKETS)
     latencies = range(layout.LATENCY_0, layout.LATENCY_0 + layout.LATENCY_CELLS)
     cells = [getattr(layout, name) for name in names] + list(window) + list(latencies)
     assert len(set(cells)) == len(cells)
     assert all(0 <= cell < CELLS for cell in cells)
+
+
+def test_what_gates_look_at_is_in_one_cache_line() -> None:
+    gates = (layout.BREAKER, layout.COOLDOWN_UNTIL_MS, layout.KEY_STATE, layout.ADAPTIVE)
+    assert max(*gates, layout.QUOTA_REQUESTS, layout.QUOTA_TOKENS) < layout.LINE == 64 // 8
+
+
+def test_several_cells_at_once(segment: Any) -> None:
+    for i in range(CELLS):
+        segment.set_cell(2, i, i - 20)
+    assert segment.cells(2, 0, CELLS) == list(range(-20, CELLS - 20))
+    assert (segment.cells(2, 3, 2), segment.cells(2, CELLS - 1, 1), segment.cells(1, 5, 0)) == ([-17, -16], [27], [])
+    for wrong in ((2, 0, CELLS + 1), (2, -1, 1), (5, 0, 1), (2, CELLS, 0), (2, 4, -1), (2, CELLS - 1, 2)):
+        with pytest.raises(IndexError):
+            segment.cells(*wrong)
+    segment.close()
+    with pytest.raises(ValueError, match="closed"):
+        segment.cells(2, 0, 1)
 
 
 def test_only_the_owner_may_read_the_file(segment: Any, path: str) -> None:
@@ -362,9 +382,9 @@ def patched(path: str, offset: int, data: bytes) -> None:
     ("offset", "data", "message"),
     [
         (0, b"NOTMAGIC", "not a counter segment"),
-        (8, struct.pack("=I", 99), "layout 99/64, not 3/64"),
-        (8, struct.pack("=I", 1), "layout 1/64, not 3/64"),
-        (12, struct.pack("=I", 128), "layout 3/128"),
+        (8, struct.pack("=I", 99), "layout 99/64, not 4/64"),
+        (8, struct.pack("=I", 1), "layout 1/64, not 4/64"),
+        (12, struct.pack("=I", 128), "layout 4/128"),
         (16, struct.pack("=I", 2000), "workers must be"),
         (20, struct.pack("=I", 0), "endpoints must be"),
         (20, struct.pack("=I", 6), "6976 bytes .* where 7552 are expected"),
@@ -466,3 +486,17 @@ def test_a_killed_worker_is_cleared(counters: ModuleType, path: str) -> None:
     segment.clear_worker(1)
     assert segment.in_flight(1) == 2
     assert segment.total(1, REQUESTS) == 8
+
+
+#: Files whose words of these names are about something else: gates, and the table of limits.
+OTHERS = {("_candidates_c.pyx", "BREAKER"), ("_candidates_c.pyx", "COST"), ("_limits_c.pyx", "CELLS")}
+
+
+def test_the_compiled_halves_have_this_layout() -> None:
+    seen = set()
+    for source in sorted(Path(layout.__file__).parent.glob("_*_c.p*")):
+        for name, value in re.findall(r"^    ([A-Z_0-9]+) = (\d+)$", source.read_text(), re.MULTILINE):
+            if hasattr(layout, name) and (source.name, name) not in OTHERS:
+                assert int(value) == getattr(layout, name), (source.name, name)
+                seen.add(name)
+    assert {"BREAKER_COUNTS", "ADAPTIVE", "KEY_STATE", "QUOTA_TOKENS_TIMES", "WINDOW_0", "CELLS", "COLUMNS"} <= seen

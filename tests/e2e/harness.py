@@ -26,6 +26,7 @@ from fastroute.billing.segments import journal_directory
 from fastroute.control.plane import LEDGER_FILE
 from fastroute.upstream.mock import MockUpstream, Request, Script
 from tests.children import with_paths
+from tests.ports import free_ports
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
@@ -33,18 +34,6 @@ ADMIN_KEY = "admin-key-of-the-tests"
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 
 Json = dict[str, Any]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that nobody used a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 class Gateway:

@@ -1,7 +1,6 @@
 """Another endpoint is tried before the first byte, whatever the first one did; and none after it."""
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from fastroute.upstream.mock import (
 )
 from tests.e2e.client import ask, chat, completion
 from tests.e2e.harness import Gateway, ThreadedUpstream
+from tests.ports import free_ports
 
 #: Verdicts are tested here, each by itself; what endpoints remember of them has tests of its own.
 pytestmark = pytest.mark.usefixtures("unhurt")
@@ -70,9 +70,7 @@ def sound() -> Iterator[MockUpstream]:
 
 @pytest.fixture(scope="module")
 def gateway_config(faulty: MockUpstream, sound: MockUpstream) -> dict[str, Any]:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        refused = unused.getsockname()[1]
+    [refused] = free_ports(1)
     models = [*FAULTS, "refused"]
 
     def provider(name: str, url: str, names: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.children import with_paths
 from tests.e2e.client import ask, begin, chat, connect
 from tests.e2e.harness import Gateway, ThreadedUpstream, get_status
 from tests.e2e.test_streams import Director, let_go, until
+from tests.ports import two_free_ports_in_a_row
 
 KEY = "sk-life"
 ECHO = {"providers": [{"id": "echo", "type": "echo", "models": ["m"]}]}
@@ -192,18 +193,6 @@ def test_what_keeps_it_from_starting(tmp_path: Path) -> None:
 def mkdir(path: Path) -> Path:
     path.mkdir()
     return path
-
-
-def two_free_ports_in_a_row() -> int:
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 def test_a_start_from_the_environment_alone(tmp_path: Path) -> None:

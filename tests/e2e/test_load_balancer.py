@@ -1,10 +1,8 @@
 """The load balancer's paths and variables, as its users have them: no file, a token in the path, their SDKs."""
 
-import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,8 +16,9 @@ from google import genai
 
 from fastroute._core.counters import ATOMIC
 from fastroute.upstream.mock import Request, Script, json_response, sse_response
-from tests.e2e.harness import Gateway, free_ports, wait_until
+from tests.e2e.harness import Gateway, wait_until
 from tests.e2e.keys import KeyServer
+from tests.ports import two_free_ports_in_a_row
 
 WORKERS = 4 if ATOMIC else 1
 UUID = "5c1f6f0e-9a51-4f43-8c1c-2f0f9f2b7d11"
@@ -64,16 +63,6 @@ class FromEnvironment(Gateway):
         return str(self._env["FASTROUTE_STATE_DIR"])
 
 
-def two_ports() -> int:
-    """Return a port that is free together with the one after it: the admin listener's."""
-    for port in free_ports(50):
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
-            return port
-    raise AssertionError("no two ports in a row are free")
-
-
 @pytest.fixture
 def server() -> Iterator[KeyServer]:
     with KeyServer(*CLAUDE, *GEMINI, default=answer) as made:
@@ -90,7 +79,7 @@ def running(server: KeyServer, directory: Path, strategy: str = "round-robin", *
         "ANTHROPIC_BASE_URL": server.upstream.url,
         "GOOGLE_GEMINI_BASE_URL": server.upstream.url,
         "FASTROUTE_UUID": UUID,
-        "FASTROUTE_PORT": str(two_ports()),
+        "FASTROUTE_PORT": str(two_free_ports_in_a_row()),
         "FASTROUTE_WORKERS": str(WORKERS),
         "FASTROUTE_STATE_DIR": str(directory / "state"),
         "FASTROUTE_ADMIN_KEY": "admin",

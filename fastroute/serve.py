@@ -51,6 +51,7 @@ KILL_AFTER_S: Final = 5.0
 CONTROL_STOP_S: Final = 30.0
 
 _CONTROL: Final = -1
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class ServeError(FastrouteError):
@@ -130,7 +131,7 @@ class Supervisor:
 
     def _catch_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in _HANDLED:
             signal.signal(number, lambda number, frame: self._signals.append(number))
 
     def _watch(self) -> None:
@@ -229,14 +230,17 @@ class Supervisor:
         if child.channel is not None:
             child.channel.close()
         child.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Until the child has put our handlers away a signal must wait: they would only tell its copy of us.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
         if pid == 0:
-            self._become(child, theirs)
+            self._become(child, theirs, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         child.pid = pid
         child.started_s = _now_s()
 
-    def _become(self, child: Child, channel: socket.socket) -> NoReturn:
+    def _become(self, child: Child, channel: socket.socket, mask: set[int | signal.Signals]) -> NoReturn:
         """Be the child. Never returns into the supervisor's code."""
         status = 1
         try:
@@ -244,6 +248,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(self._life_write)
             for other in self._children:
                 if other.channel is not None:

@@ -155,6 +155,34 @@ def alive(pid: int) -> bool:
         return False
 
 
+LATE = """
+import os, sys, time
+from fastroute.cli import main
+fork, forks = os.fork, []
+def late():
+    forks.append(1)
+    pid = fork()
+    if not pid and len(forks) == 3:
+        time.sleep(1.5)
+    return pid
+os.fork = late
+sys.exit(main())
+"""
+
+
+class LateWorker(Gateway):
+    """A gateway whose second worker does nothing for a while after its birth, as on a busy machine."""
+
+    program = (sys.executable, "-c", LATE)
+
+
+def test_a_child_is_told_to_end_however_young_it_is(tmp_path: Path) -> None:
+    config = {"providers": [{"id": "echo", "type": "echo", "models": ["m"]}]}
+    server = {"workers": 2, "drain": {"grace_ms": 120_000}}
+    with LateWorker({**config, "server": server}, tmp_path) as gateway:
+        assert gateway.terminate(30) == 0
+
+
 def test_the_two_listeners(tmp_path: Path) -> None:
     with Gateway(ECHO, tmp_path) as gateway:
         until(lambda: get_status(gateway.admin_port, "/readyz") == 200, 10)

@@ -15,6 +15,7 @@ from fastroute.auth.files import store_path
 from fastroute.auth.published import PublishedKeys
 from fastroute.auth.table import Row
 from fastroute.errors import FastrouteError
+from fastroute.sqlite import faults, file_identity, opening, transaction
 
 #: Keys that are not revoked, expired ones included.
 MAX_KEYS: Final = 1_000_000
@@ -82,7 +83,7 @@ class KeyStore:
         self.path = path
         self._connection = connection
         self._wall_ns = wall_ns
-        self._identity = _identity(path)
+        self._identity = file_identity(path)
 
     @classmethod
     def open(cls, state_dir: str, wall_ns: Callable[[], int]) -> "KeyStore":
@@ -91,18 +92,13 @@ class KeyStore:
         with _sqlite_errors(path):
             os.makedirs(state_dir, mode=0o700, exist_ok=True)
             _claim(path)
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            try:
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            with opening(path, _BUSY_TIMEOUT_MS) as connection:
                 if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
                     _create(connection, state_dir, wall_ns)
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version != _VERSION:
                     raise KeyStoreError(f"{path} has schema {version}; this fastroute knows {_VERSION}")
                 connection.execute("PRAGMA synchronous = FULL")
-            except BaseException:
-                connection.close()
-                raise
         return cls(path, connection, wall_ns)
 
     @staticmethod
@@ -152,7 +148,7 @@ class KeyStore:
     @property
     def moved(self) -> bool:
         """Return whether the file that is open is no longer the one at the path."""
-        return _identity(self.path) != self._identity
+        return file_identity(self.path) != self._identity
 
     def forget_revoked(self, before: int) -> None:
         """Remove the oldest of the keys that were revoked up to a generation which is published as a whole."""
@@ -241,17 +237,10 @@ class KeyStore:
     @contextmanager
     def _changing(self, beyond: int = 0) -> Iterator[int]:
         """Run one change as a transaction of the next generation."""
-        with _sqlite_errors(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                generation = max(self._generation() + 1, self._now_ms(), beyond + 1)
-                yield generation
-                self._connection.execute("UPDATE meta SET value = ? WHERE name = 'generation'", (generation,))
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with _sqlite_errors(self.path), transaction(self._connection):
+            generation = max(self._generation() + 1, self._now_ms(), beyond + 1)
+            yield generation
+            self._connection.execute("UPDATE meta SET value = ? WHERE name = 'generation'", (generation,))
 
 
 class Rows:
@@ -290,37 +279,24 @@ def _meta(connection: sqlite3.Connection, name: str) -> int:
 def _create(connection: sqlite3.Connection, state_dir: str, wall_ns: Callable[[], int]) -> None:
     """Make the tables, and put in what is published: whoever has lost the database keeps the keys."""
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            published = PublishedKeys(state_dir)
-            published.refresh()
-            now_ms = wall_ns() // 1_000_000
-            generation = max(published.generation + 1, now_ms)
-            closed = published.closed_by_table or published.fault != ""
-            connection.executemany(
-                "INSERT INTO meta VALUES (?, ?)", [("generation", generation), ("born", generation), ("closed", closed)]
-            )
-            connection.executemany(
-                "INSERT INTO keys VALUES (NULL, ?, ?, ?, ?, ?, 0, ?)",
-                ((row.id, row.digest, row.terms, now_ms, row.expires_ms, generation) for row in published.rows()),
-            )
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+    with transaction(connection):
+        if connection.execute("PRAGMA user_version").fetchone()[0] != 0:
+            return  # Another process has made them meanwhile.
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        published = PublishedKeys(state_dir)
+        published.refresh()
+        now_ms = wall_ns() // 1_000_000
+        generation = max(published.generation + 1, now_ms)
+        closed = published.closed_by_table or published.fault != ""
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [("generation", generation), ("born", generation), ("closed", closed)]
+        )
+        connection.executemany(
+            "INSERT INTO keys VALUES (NULL, ?, ?, ?, ?, ?, 0, ?)",
+            ((row.id, row.digest, row.terms, now_ms, row.expires_ms, generation) for row in published.rows()),
+        )
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _claim(path: str) -> None:
@@ -346,10 +322,7 @@ def own_like_directory(fd: int, path: str) -> None:
 def _sqlite_errors(path: str) -> Iterator[None]:
     """Turn what SQLite and the file system raise into KeyStoreError."""
     try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise KeyStoreError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise KeyStoreError(f"{path} is damaged ({error}); move it away to make one from the published keys") from error
+        with faults(path, KeyStoreError, "make one from the published keys"):
+            yield
     except OSError as error:
         raise KeyStoreError(f"{path}: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Final
 
@@ -19,6 +19,7 @@ import msgspec
 from fastroute.billing.segments import Batch, Chunk, Segment, decode_entries, decode_kind, list_segments, read_chunk
 from fastroute.errors import FastrouteError
 from fastroute.interfaces import Kind
+from fastroute.sqlite import faults, file_identity, opening, transaction
 
 #: Segments with unreadable lines are kept beside the journals under this suffix, the newest few of them.
 BAD_SUFFIX: Final = ".bad"
@@ -168,7 +169,7 @@ class Ledger:
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
-        self._identity = _identity(path)
+        self._identity = file_identity(path)
         self._kinds: dict[bytes, int] = {}
 
     @classmethod
@@ -178,17 +179,11 @@ class Ledger:
         Raises LedgerError when the file is damaged, is no ledger, or has a newer schema than this program
         knows, LedgerBusyError when another process is creating or migrating it.
         """
-        with _sqlite_errors(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            try:
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-                if schema_version(connection, path) < len(MIGRATIONS):
-                    with exclusive(path):
-                        _migrate(connection, path, MIGRATIONS)
-                connection.execute("PRAGMA synchronous = NORMAL")
-            except BaseException:
-                connection.close()
-                raise
+        with _faults(path), opening(path, _BUSY_TIMEOUT_MS) as connection:
+            if schema_version(connection, path) < len(MIGRATIONS):
+                with exclusive(path):
+                    _migrate(connection, path, MIGRATIONS)
+            connection.execute("PRAGMA synchronous = NORMAL")
         return cls(path, connection)
 
     def __enter__(self) -> "Ledger":
@@ -210,8 +205,8 @@ class Ledger:
         disk, damage): what was committed stays, the rest is still in the journals.
         """
         tally = _Tally()
-        with exclusive(self._path), _sqlite_errors(self._path):
-            if _identity(self._path) != self._identity:
+        with exclusive(self._path), _faults(self._path):
+            if file_identity(self._path) != self._identity:
                 # Rows would go into a file nobody can see, and the journals would be removed after it.
                 raise LedgerError(f"{self._path} was moved or deleted while it was open")
             segments = list_segments(directory)
@@ -315,14 +310,11 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
-            self._connection.execute("COMMIT")
+            with transaction(self._connection):
+                yield
         except BaseException:
-            self._kinds.clear()  # It may hold numbers that are being rolled back.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._kinds.clear()  # It may hold numbers that were rolled back.
             raise
 
 
@@ -362,15 +354,9 @@ def exclusive(path: str) -> Iterator[None]:
         os.close(fd)
 
 
-@contextmanager
-def _sqlite_errors(path: str) -> Iterator[None]:
+def _faults(path: str) -> AbstractContextManager[None]:
     """Turn what SQLite raises into LedgerError, so that callers need not know which database this is."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise LedgerError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{path} is damaged ({error}); move it away to start a new one") from error
+    return faults(path, LedgerError, "start a new one")
 
 
 def _migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Sequence[str]]) -> None:
@@ -379,24 +365,10 @@ def _migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Seq
         connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA journal_mode = WAL")
     for number in range(version, len(migrations)):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             for statement in migrations[number]:
                 connection.execute(statement)
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(number + 1),))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _is_abandoned(fd: int) -> bool:

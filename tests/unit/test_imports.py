@@ -17,7 +17,7 @@ PACKAGE = Path(fastroute.__file__).parent
 LAYERS = (
     ("interfaces", "errors", "clock"),
     ("_core",),
-    ("config", "context", "words", "rows"),
+    ("config", "context", "words", "rows", "sqlite"),
     (
         "downstream", "auth", "routing", "load", "balance", "health", "failover", "limits", "billing", "upstream",
         "dialects", "observe",

@@ -8,14 +8,12 @@
 The file is shared by processes of one host and one boot only; nothing in it is meant to outlive them.
 """
 
-import contextlib
-import errno
 import mmap
 import os
 import struct
-import tempfile
 from typing import Final
 
+from fastroute._core._mapped_file import new_file
 from fastroute.errors import FastrouteError
 
 WORDS: Final = 64
@@ -73,8 +71,6 @@ MAX_ENDPOINTS: Final = 65536
 _MAGIC: Final = b"FRCOUNTS"
 _LAYOUT_VERSION: Final = 4
 _HEADER: Final = struct.Struct("=8sIIIIQ")
-# What a file system answers that cannot reserve blocks ahead of their use.
-_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 class SegmentError(FastrouteError, ValueError):
@@ -91,25 +87,14 @@ def segment_bytes(workers: int, endpoints: int) -> int:
 
 
 def create_file(path: str, workers: int, endpoints: int) -> mmap.mmap:
-    """Make a zeroed segment file at `path`, replacing one that is there, and return its mapping.
+    """Make a zeroed segment file at `path`, replacing one that is there (see `new_file`), and return its mapping.
 
-    The old file is unlinked, never truncated: a process that has it mapped would die of SIGBUS.
     Raises SegmentError for the dimensions, OSError for the file system.
     """
     size = segment_bytes(workers, endpoints)
-    folder, name = os.path.split(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        _reserve(fd, size)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT_VERSION, ROW_BYTES, workers, endpoints, size), 0)
-        mapping = mmap.mmap(fd, size)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+    header = _HEADER.pack(_MAGIC, _LAYOUT_VERSION, ROW_BYTES, workers, endpoints, size)
+    with new_file(path, header, size) as mapping:
+        pass  # zeros are what an empty segment is
     return mapping
 
 
@@ -125,16 +110,6 @@ def open_file(path: str) -> tuple[mmap.mmap, int, int]:
         return mmap.mmap(fd, size), workers, endpoints
     finally:
         os.close(fd)
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Give the file its size and its blocks now: a hole met on a full disk is a SIGBUS, not an OSError."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in _CANNOT_RESERVE:
-            raise
-        os.ftruncate(fd, size)
 
 
 def _check_header(path: str, header: bytes, size: int) -> tuple[int, int]:

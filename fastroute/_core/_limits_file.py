@@ -14,15 +14,13 @@ a gateway starts it makes a new file, into which only what still means anything 
     REFUSED                   requests that this subject's ceilings have refused
 """
 
-import contextlib
-import errno
 import hashlib
 import mmap
 import os
 import struct
-import tempfile
 from typing import Final, NamedTuple
 
+from fastroute._core._mapped_file import new_file
 from fastroute.errors import FastrouteError
 
 KEY: Final = 0
@@ -88,7 +86,6 @@ _LAYOUT_VERSION: Final = 1
 _HEADER: Final = struct.Struct("=8sIIIIQ16s")
 _SLOT: Final = struct.Struct(f"={CELLS}q")
 _PAGE: Final = 4096
-_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 class LimitsFileError(FastrouteError, ValueError):
@@ -150,25 +147,14 @@ def file_bytes(workers: int, slots: int) -> int:
 def create_file(path: str, workers: int, slots: int, moment: Moment) -> mmap.mmap:
     """Make the file at `path` and return its mapping; what an older file there still means is carried over.
 
-    The old file is unlinked, never truncated: a process that has it mapped would die of SIGBUS. One that cannot be
-    understood is replaced all the same. Raises LimitsFileError for the dimensions, OSError for the file system.
+    One that cannot be understood is replaced all the same (see `new_file`). Raises LimitsFileError for the dimensions,
+    OSError for the file system.
     """
     size = file_bytes(workers, slots)
     carried = _carried(path, moment)
-    folder, name = os.path.split(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        _reserve(fd, size)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT_VERSION, SLOT_BYTES, workers, slots, size, moment.boot), 0)
-        mapping = mmap.mmap(fd, size)
+    header = _HEADER.pack(_MAGIC, _LAYOUT_VERSION, SLOT_BYTES, workers, slots, size, moment.boot)
+    with new_file(path, header, size) as mapping:
         _place(mapping, slots, carried)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
     return mapping
 
 
@@ -204,16 +190,6 @@ def duration(ns: int) -> str:
     if hours:
         return f"{hours}h{minutes}m{text}"
     return f"{minutes}m{text}" if minutes else text
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Give the file its size and its blocks now: a hole met on a full disk is a SIGBUS, not an OSError."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in _CANNOT_RESERVE:
-            raise
-        os.ftruncate(fd, size)
 
 
 def _carried(path: str, moment: Moment) -> list[list[int]]:

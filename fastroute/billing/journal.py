@@ -22,6 +22,7 @@ from zlib import crc32
 
 import msgspec
 
+from fastroute._core._mapped_file import CANNOT_RESERVE
 from fastroute._core.lines import put
 from fastroute.billing.boot import MAX_BOOT
 from fastroute.billing.segments import MAX_PAYLOAD_BYTES, segment_name
@@ -41,8 +42,6 @@ _OPEN_TRIES: Final = 8
 _MAX_TEXT_CHARS: Final = 256
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
-# What a file system answers that cannot reserve blocks ahead of their use.
-_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 class JournalWriter:
@@ -282,7 +281,7 @@ def _reserve(fd: int, start: int, size: int) -> None:
     try:
         os.posix_fallocate(fd, start, size)
     except OSError as error:
-        if error.errno not in _CANNOT_RESERVE:
+        if error.errno not in CANNOT_RESERVE:
             raise
         os.pwrite(fd, bytes(size), start)
 

@@ -29,19 +29,23 @@ Play = Script | Callable[[Request], Script]
 
 
 class Arrival(NamedTuple):
-    """A request as a provider saw it. at_s: monotonic seconds."""
+    """A request as a provider saw it. at_s: monotonic seconds. name: by which it was answered."""
 
     at_s: float
     name: str
+    target: str
 
 
-class Fleet:
-    """Providers by name, each answering by a script of its own that may be changed at any time; a context manager."""
+class Plays:
+    """One scripted server that answers by name; each name's script may be changed at any time. A context manager.
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
-        self.plays: dict[str, Play] = dict.fromkeys(names, GOOD)
+    name_of: tells from a request by which name it is answered.
+    """
+
+    def __init__(self, names: Sequence[str], name_of: Callable[[Request], str], default: Play = GOOD) -> None:
+        self.plays: dict[str, Play] = dict.fromkeys(names, default)
         self.arrivals: list[Arrival] = []
+        self._name_of = name_of
         self._thread = ThreadedUpstream(self._script)
         self.upstream: MockUpstream
 
@@ -55,14 +59,26 @@ class Fleet:
         self._thread.__exit__(kind, error, trace)
 
     def _script(self, request: Request) -> Script:
-        name = request.target.split("/")[1]
-        self.arrivals.append(Arrival(time.monotonic(), name))
+        name = self._name_of(request)
+        self.arrivals.append(Arrival(time.monotonic(), name, request.target))
         play = self.plays[name]
         return play(request) if callable(play) else play
 
     def set(self, event: Any) -> None:
         """Let a `Barrier` pass."""
         self._thread.set(event)
+
+    def counts(self, since: int = 0) -> Counter[str]:
+        """Return how many requests came by each name, those before the first `since` arrivals left out."""
+        return Counter(arrival.name for arrival in self.arrivals[since:])
+
+
+class Fleet(Plays):
+    """Providers by name: each has a path of its own."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(names, lambda request: request.target.split("/")[1])
+        self.names = names
 
     def provider(self, name: str, **more: Any) -> dict[str, Any]:
         """Return the provider's entry of a configuration."""
@@ -72,10 +88,6 @@ class Fleet:
     def providers(self, **more: Any) -> list[dict[str, Any]]:
         """Return the entries of all providers, alike but for their names."""
         return [self.provider(name, **more) for name in self.names]
-
-    def counts(self, since: int = 0) -> Counter[str]:
-        """Return how many requests each provider has seen, those before the first `since` arrivals left out."""
-        return Counter(arrival.name for arrival in self.arrivals[since:])
 
     @property
     def last(self) -> Request:

@@ -117,7 +117,7 @@ def test_time_window_takes_the_least_recently_used_first(server: KeyServer, tmp_
         load = Load(gateway, clients=1, body=lambda number: chat("mn"[number % 2]))
         for _ in range(30):
             assert {reply.status for reply in load.send(4)} == {200}
-        order = [use.key for use in server.uses]
+        order = [arrival.name for arrival in server.arrivals]
         assert sorted(order[:3]) == ["k1", "k2", "k3"]
         assert order == order[:3] * 40
 
@@ -174,7 +174,7 @@ def test_a_key_that_fails_is_out_and_its_siblings_see_nothing_of_it(server: KeyS
             second.open()
             wait_until(lambda: removed(gateway, MODELS[0]) == {})
         gateway.wait_idle()
-        since = len(server.uses)
+        since = len(server.arrivals)
         later = load.send(600)
         assert {reply.status for reply in [*replies, *background.load.replies, *later]} == {200}
         counts = server.counts(since)
@@ -219,7 +219,7 @@ def test_a_refused_key_goes_and_the_others_serve(server: KeyServer, tmp_path: Pa
         load = Load(gateway)
         assert {reply.status for reply in load.send(100)} == {200}
         assert set(removed(gateway)) == {"k2"}
-        since = len(server.uses)
+        since = len(server.arrivals)
         assert {(reply.status, reply.attempts) for reply in load.send(100)} == {(200, 1)}
         assert set(server.counts(since)) == {"k1", "k3"}
 
@@ -233,10 +233,10 @@ def test_a_rate_limited_key_rests_as_long_as_it_is_told_to(server: KeyServer, tm
         load.send_while(lambda: not server.counts()["k1"])
         gateway.wait_idle()
         server.plays["k1"] = GOOD
-        refused = [use.at_s for use in server.uses if use.key == "k1"]
+        refused = [arrival.at_s for arrival in server.arrivals if arrival.name == "k1"]
         assert set(removed(gateway)) <= {"k1"}
         replies = load.send_while(lambda: server.counts()["k1"] == len(refused))
-        back = min(use.at_s for use in server.uses if use.key == "k1" and use.at_s > max(refused))
+        back = min(arrival.at_s for arrival in server.arrivals if arrival.name == "k1" and arrival.at_s > max(refused))
         # The clock of the cooldown starts when the answer is there, a little after the request was.
         assert 1.5 <= back - max(refused) < 4.0
         assert {reply.status for reply in replies} == {200}
@@ -259,7 +259,7 @@ def test_clients_that_leave_at_any_time_leave_nothing_behind(server: KeyServer, 
         counted = key_row_totals(gateway, len(MODELS) * 3)
         assert sum(counted) == sum(sum(counts) for counts in by_worker(gateway, len(MODELS) * 3))
         # One that left before its request was sent has had a permit, and the provider has seen nothing of it.
-        assert 266 <= len(server.uses) <= sum(counted) <= 400
+        assert 266 <= len(server.arrivals) <= sum(counted) <= 400
 
 
 def key_row_totals(gateway: Gateway, endpoints: int) -> list[int]:
@@ -289,7 +289,7 @@ def test_a_reload_takes_keys_away_and_adds_others(server: KeyServer, tmp_path: P
         gateway.write_config({**gateway.config, "providers": [provider, *others]})
         gateway.reload()
         wait_until(lambda: gateway.log.count("configuration 2 is in force") == WORKERS)
-        since = len(server.uses)
+        since = len(server.arrivals)
         assert {reply.status for reply in load.send(200)} == {200}
         counts = server.counts(since)
         assert set(counts) == {"k2", "k3"}
@@ -303,14 +303,14 @@ def test_a_second_attempt_begins_with_another_key(server: KeyServer, tmp_path: P
     routing = {"retry": {"hedge": {"enabled": True, "delay_ms": 20, "max_percent": 100}}}
     with running(server.provider("time_window"), tmp_path, routing=routing) as gateway:
         for _ in range(3):
-            since = len(server.uses)
+            since = len(server.arrivals)
             [reply] = Load(gateway, clients=1).send(1)
             assert reply.status == 200
             used = server.counts(since)
             assert sum(used.values()) in (1, 2)
             assert max(used.values()) == 1
         gateway.wait_idle()
-        assert sum(key_row_totals(gateway, 3)) == len(server.uses)
+        assert sum(key_row_totals(gateway, 3)) == len(server.arrivals)
 
 
 # === Keys of one account ===
@@ -359,7 +359,7 @@ def test_keys_of_one_account_rest_together_and_nobody_else(what: str, server: Ke
         assert removed(gateway, "m") == asked_for
         assert removed(gateway, "n") == other
         # One request has found out for all of them; it has gone on with the key of another account.
-        since = len(server.uses)
+        since = len(server.arrivals)
         replies += Load(gateway).send(100)
         assert {reply.status for reply in replies} == {200}
         assert server.counts(since) == {"k3": 100}

@@ -125,12 +125,12 @@ def test_both_dialects_by_all_keys_and_by_the_first(server: KeyServer, tmp_path:
             assert (status, json.loads(body)) == (200, MESSAGE)
             assert headers["x-fastroute-strategy"] == "round_robin"
         assert set(server.counts()) == set(CLAUDE)
-        since = len(server.uses)
+        since = len(server.arrivals)
         for _ in range(24):
             path = f"/{UUID}/lb/v1beta/models/gemini-2.0-flash:generateContent"
             assert call(gateway, "POST", path, GEMINI_ASK)[0] == 200
         assert set(server.counts(since)) == set(GEMINI)
-        since = len(server.uses)
+        since = len(server.arrivals)
         for _ in range(12):
             assert call(gateway, "POST", f"/{UUID}/v1/messages", ASK)[0] == 200
             path = f"/{UUID}/v1beta/models/gemini-2.0-flash:streamGenerateContent?alt=sse"
@@ -150,7 +150,7 @@ def test_the_sdks_unmodified(server: KeyServer, tmp_path: Path) -> None:
     """Whatever key they have to be given is nobody's business."""
     with running(server, tmp_path) as gateway:
         for prefix, used in (("", {CLAUDE[0], GEMINI[0]}), ("/lb", {*CLAUDE, *GEMINI})):
-            since = len(server.uses)
+            since = len(server.arrivals)
             base = f"{gateway.url}/{UUID}{prefix}"
             with anthropic.Anthropic(base_url=base, api_key="dummy", max_retries=0) as client:
                 for _ in range(24):
@@ -189,7 +189,7 @@ def test_the_wrong_token_is_an_unknown_path(server: KeyServer, tmp_path: Path) -
         assert call(gateway, "GET", "/v1/load-balancer/status")[0] == 404
         assert call(gateway, "GET", f"/{UUID}/v1/load-balancer/status")[0] == 404
         assert call(gateway, "POST", f"/{UUID}/lb/v1/load-balancer/status")[0] == 405
-    assert server.uses == []
+    assert server.arrivals == []
 
 
 def test_a_file_has_several_tokens_and_none_is_ever_written(server: KeyServer, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_counts_and_turns_outlive_a_restart(server: KeyServer, tmp_path: Path) -
         gateway.wait_idle()
         assert asked(gateway, "status")["stats"]["totalRequests"] == 9
         asked(gateway, "reset", "POST")
-    order = [use.key for use in server.uses]
+    order = [arrival.name for arrival in server.arrivals]
     assert order == order[:3] * 3
     # What was begun anew stays so.
     with running(server, tmp_path, "time-window", LOAD_BALANCER_API_KEYS=keys) as gateway:
@@ -295,10 +295,10 @@ def test_time_window_and_weights_out_of_the_environment(server: KeyServer, tmp_p
     with running(server, tmp_path / "a", "time-window", LOAD_BALANCER_API_KEYS=",".join(CLAUDE)) as gateway:
         for _ in range(30):
             assert call(gateway, "POST", f"/{UUID}/lb/v1/messages", ASK)[0] == 200
-        order = [use.key for use in server.uses]
+        order = [arrival.name for arrival in server.arrivals]
         assert order == order[:3] * 10
         assert asked(gateway, "config")["strategy"] == "time-window"
-    since = len(server.uses)
+    since = len(server.arrivals)
     (tmp_path / "b").mkdir()
     keys = f"{CLAUDE[0]}:1,{CLAUDE[1]}:3,{CLAUDE[2]}:2"
     with running(server, tmp_path / "b", "weighted", LOAD_BALANCER_API_KEYS=keys) as gateway:

@@ -1,6 +1,5 @@
 """What `adaptive` learns, over both halves: vectors, the state machine, quotas, and the gate."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fastroute._core import counters as cells
 from fastroute._core._adaptive_rules import AIMD, COOLDOWN, GRADIENT2, LEARNING, LOW, ROOMY, STABLE, USED_UP, Setting
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK, RATE_LIMITED, Policy
 from fastroute.interfaces import Allowance
-from tests.unit.core.halves import WORKERS, Half, halves, need_of, pool_of, segment_at
+from tests.unit.core.halves import WORKERS, Half, need_of, pool_of, segment_at
 
 ENDPOINTS = 3
 ROW = 1
@@ -67,18 +66,6 @@ class Stand:
     @property
     def full(self) -> bool:
         return self.adaptive.full(ROW, self.now_ms)
-
-
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    return request.param
-
-
-@pytest.fixture
-def segment(half: Half, tmp_path: Path) -> Iterator[Any]:
-    made = segment_at(half, tmp_path, ENDPOINTS)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import math
 import random
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from fastroute._core import _attempts_rules as rules
 from fastroute._core import counters as cells
 from fastroute._core._attempts_rules import FAILED, KEY_REJECTED, NEUTRAL, OK, RATE_LIMITED, Policy
-from tests.unit.core.halves import WORKERS, Half, halves, segment_at
+from tests.unit.core.halves import WORKERS, Half
 
 ENDPOINTS = 3
 ROW = 1
@@ -21,18 +19,6 @@ NOW = 1_000_500
 VERDICTS = (OK, FAILED, RATE_LIMITED, NEUTRAL, KEY_REJECTED)
 #: With which no breaker opens.
 CALM = Policy(failure_threshold=60_000, min_requests=1_000_000, window_ms=10_000, decay_ms=10_000, penalty_ms=5_000)
-
-
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    return request.param
-
-
-@pytest.fixture
-def segment(half: Half, tmp_path: Path) -> Iterator[Any]:
-    made = segment_at(half, tmp_path, ENDPOINTS)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from fastroute._core._attempts_rules import (
     RATE_LIMITED,
     Policy,
 )
-from tests.unit.core.halves import Half, halves, segment_at
+from tests.unit.core.halves import Half, segment_at
 
 POLICY = Policy(
     failure_threshold=3,
@@ -97,11 +97,6 @@ class Breaker:
 
 
 Make = Callable[..., Breaker]
-
-
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    return request.param
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The gates of a pool, over both halves."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,23 +9,11 @@ from fastroute._core import _channel_rules as channel
 from fastroute._core import counters as cells
 from fastroute._core._adaptive_rules import Setting
 from fastroute._core._attempts_rules import CLOSED, HALF_OPEN, OK, OPEN
-from tests.unit.core.halves import Half, halves, need_of, pool_of, segment_at
+from tests.unit.core.halves import Half, need_of, pool_of
 
 ENDPOINTS = 16
 NOW = 1_000_000
 DAY_MS = 24 * 3_600_000
-
-
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    return request.param
-
-
-@pytest.fixture
-def segment(half: Half, tmp_path: Path) -> Iterator[Any]:
-    made = segment_at(half, tmp_path, ENDPOINTS)
-    yield made
-    made.close()
 
 
 def set_breaker(segment: Any, row: int, state: int, until_ms: int, probes: int = 0) -> None:

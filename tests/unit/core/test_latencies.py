@@ -18,12 +18,6 @@ WINDOW_MS = 10_000
 ROW = 1
 
 
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    found: Half = request.param
-    return found
-
-
 class Endpoint:
     """One endpoint whose good answers take as long as they are told to."""
 

@@ -2,8 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from fastroute._core import counters as cells
 from fastroute._core._attempts_rules import OK
-from tests.unit.core.halves import Half, halves, need_of, pool_of, segment_at
+from tests.unit.core.halves import Half, need_of, pool_of
 
 ENDPOINTS = 1_200
 NOW = 1_000_000
@@ -21,21 +20,9 @@ DAY_MS = 24 * 3_600_000
 Chooser = Callable[..., int]
 
 
-@pytest.fixture(params=halves())
-def half(request: pytest.FixtureRequest) -> Half:
-    return request.param
-
-
 @pytest.fixture
 def selection(half: Half) -> ModuleType:
     return half.selection
-
-
-@pytest.fixture
-def segment(half: Half, tmp_path: Path) -> Iterator[Any]:
-    made = segment_at(half, tmp_path, ENDPOINTS)
-    yield made
-    made.close()
 
 
 def chooser(half: Half, name: str) -> Chooser:

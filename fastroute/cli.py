@@ -25,6 +25,7 @@ from fastroute.billing.ledger import LedgerError
 from fastroute.billing.report import format_json, format_table, usage_rows
 from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import SYSTEM_CLOCK, system_rng
+from fastroute.config.doubts import doubts
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
 from fastroute.config.load import check_text, load_file, refuse_open, with_overrides
@@ -105,8 +106,7 @@ def _load(path: str | None) -> Config:
 def _serve(args: argparse.Namespace) -> int:
     config = _load_for_serving(args)
     configure_logging()
-    for line in not_in_force(config):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(config)
     return Supervisor(config, _announce, (lambda: _load_for_serving(args)) if args.config else None).run()
 
 
@@ -183,9 +183,13 @@ def _check(args: argparse.Namespace) -> int:
     if faults:
         return EXIT_FAULT
     print(f"{args.file}: ok")
-    for line in not_in_force(load_file(args.file, os.environ)):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(load_file(args.file, os.environ))
     return 0
+
+
+def _warn(config: Config) -> None:
+    for line in (*not_in_force(config), *doubts(config)):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _usage(args: argparse.Namespace) -> int:

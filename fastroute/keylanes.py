@@ -8,7 +8,7 @@ import msgspec
 from fastroute._core.candidates import Candidates
 from fastroute.auth.keys import digest
 from fastroute.auth.path_tokens import Lane, Lanes, PathCaller
-from fastroute.config.schema import Config
+from fastroute.config.schema import Config, path_token_id
 from fastroute.config.secret import Secret
 from fastroute.downstream.heads import HeadReader
 from fastroute.health.balancer import Balancer, PooledKey, mask
@@ -32,8 +32,8 @@ def build_lanes(
     Callers are called path-token-1, path-token-2, ... in logs and ledger, by their tokens' places.
     """
     lanes: dict[bytes, Lane] = {}
-    for number, token in enumerate(tokens, 1):
-        key_id, tenant = f"path-token-{number}", "default"
+    for at, token in enumerate(tokens):
+        key_id, tenant = path_token_id(at), "default"
         reader = heads(PathCaller(Principal(key_id, tenant, None, ceilings(key_id, tenant))))
         lanes[digest(token.reveal().encode())] = Lane(
             msgspec.structs.replace(single, heads=reader), msgspec.structs.replace(pooled, heads=reader)

@@ -7,6 +7,7 @@ from them.
 
 from fastroute.config.ceilings import Limits
 from fastroute.config.complete import complete
+from fastroute.config.doubts import doubts
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
 from fastroute.config.load import check_text, load_file, refuse_open, with_overrides
@@ -65,6 +66,7 @@ __all__ = [
     "When",
     "check_text",
     "complete",
+    "doubts",
     "from_environment",
     "load_file",
     "not_in_force",

@@ -33,7 +33,7 @@ def check_references(config: Config, faults: Faults) -> None:
     _References(config, faults).check()
 
 
-class _Served:
+class Served:
     """The models of one provider, or of all of them: exact names and patterns."""
 
     def __init__(self) -> None:
@@ -58,16 +58,14 @@ class _References:
         self._config = config
         self._faults = faults
         self._strategies = known_strategies()
-        self._all = _Served()
-        self._by_provider: dict[str, _Served] = {}
+        self._all = Served()
+        self._by_provider: dict[str, Served] = {}
         self._provider_paths: dict[str, Path] = {}
         self._complete = not isinstance(config.providers, Broken)
-        self._keys = {key.id for key in config.auth.keys if isinstance(key.id, str)}
-        self._keys_complete = not isinstance(config.auth, Broken) and not isinstance(config.auth.keys, Broken)
-        self._keys_complete &= all(isinstance(key.id, str) for key in config.auth.keys)
         self._listed_tenants = {tenant.id for tenant in config.tenants if isinstance(tenant.id, str)}
         self._tenants = self._listed_tenants | {key.tenant for key in config.auth.keys if isinstance(key.tenant, str)}
-        self._tenants_complete = self._keys_complete and not isinstance(config.tenants, Broken)
+        lists = (config.auth, config.auth.keys, config.tenants)
+        self._tenants_complete = not any(isinstance(one, Broken) for one in lists)
         self._tenants_complete &= all(isinstance(one.id, str) for one in config.tenants)
         self._tenants_complete &= all(isinstance(key.tenant, str) for key in config.auth.keys)
         for at, provider in enumerate(config.providers):
@@ -78,7 +76,7 @@ class _References:
         if not isinstance(provider.id, str) or isinstance(provider.models, Broken):
             self._complete = False
             return
-        served = self._by_provider.setdefault(provider.id, _Served())
+        served = self._by_provider.setdefault(provider.id, Served())
         self._provider_paths.setdefault(provider.id, (*path, "id"))
         for at, model in enumerate(provider.models):
             if isinstance(model.name, str):
@@ -239,9 +237,7 @@ class _References:
         self._check_time(path, when)
         self._check_sizes(path, when)
         self._check_wanted_headers((*path, "header"), when.header)
-        if self._keys_complete:
-            self._check_key_ids((*path, "key"), when.key)
-        if self._tenants_complete and (self._keys or self._listed_tenants):
+        if self._listed_tenants and self._tenants_complete:
             self._check_tenant_ids((*path, "tenant"), when.tenant)
 
     def _check_time(self, path: Path, when: When) -> None:
@@ -286,20 +282,15 @@ class _References:
                 self._faults.add((*path, name), "is there twice (header names ignore case)")
             seen.add(name.lower())
 
-    def _check_key_ids(self, path: Path, ids: Any) -> None:
-        for at, name in enumerate(ids or ()):
-            if isinstance(name, str) and name not in self._keys:
-                shown = self._faults.quote((*path, at), name)
-                self._faults.add((*path, at), f"no key in auth.keys has the id {shown}")
-
     def _check_tenant_ids(self, path: Path, ids: Any) -> None:
+        """Refuse tenants that no key can have: once any is listed, keys of others are turned away."""
         for at, name in enumerate(ids or ()):
             if isinstance(name, str) and name not in self._tenants and name != DEFAULT_TENANT:
                 where = (*path, at)
                 literal = (one for one in sorted(self._tenants)) if self._faults.is_literal(where) else ()
                 near = self._faults.suggest(name, literal)
                 shown = self._faults.quote(where, name)
-                self._faults.add(where, f"no key and no entry of tenants has the tenant {shown}{near}")
+                self._faults.add(where, f"no entry of tenants has the id {shown}{near}")
 
     def _check_then(self, path: Path, then: Then) -> None:
         if isinstance(then, Broken):

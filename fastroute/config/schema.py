@@ -459,6 +459,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     given: frozenset[str] = frozenset()
 
 
+def path_token_id(at: int) -> str:
+    """Return what callers of the path token at place `at` are called, wherever keys are named by id."""
+    return f"path-token-{at + 1}"
+
+
 #: Fields of Config that a file cannot set.
 INTERNAL_FIELDS: Final = frozenset({"given"})
 #: Structs that may be written as a string, and the field the string stands for.

@@ -2,6 +2,13 @@
 
 import sys
 
-from fastroute.cli import main
+from fastroute.errors import SwitchError
 
-sys.exit(main())
+try:
+    from fastroute.cli import main
+except SwitchError as error:
+    print(f"fastroute: {error}", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,6 +20,10 @@ class ConfigError(FastrouteError):
         self.faults = faults
 
 
+class SwitchError(FastrouteError, ImportError):
+    """The environment asks for a half of the core that there is not, or in words that mean nothing."""
+
+
 class GatewayError(FastrouteError):
     """A request that ends without an upstream answer.
 

@@ -1,11 +1,13 @@
 """Which half of the core runs, decided once per process.
 
 FASTROUTE_NO_EXTENSIONS=1 uses the pure half; FASTROUTE_REQUIRE_EXTENSIONS=1 makes the absence of the compiled half
-an ImportError. Both are 0 or 1, at run time as at build time.
+a SwitchError. Both are 0 or 1, at run time as at build time.
 """
 
 import importlib.util
 import os
+
+from fastroute.errors import SwitchError
 
 COMPILED_MODULES = (
     "adaptive",
@@ -31,7 +33,7 @@ COMPILED_MODULES = (
 def _flag(name: str) -> bool:
     value = os.environ.get(name, "0")
     if value not in ("0", "1", ""):
-        raise ImportError(f"{name} must be 0 or 1, not {value!r}")
+        raise SwitchError(f"{name} must be 0 or 1, not {value!r}")
     return value == "1"
 
 
@@ -43,12 +45,12 @@ def missing_modules() -> tuple[str, ...]:
 def _decide() -> bool:
     no, require = _flag("FASTROUTE_NO_EXTENSIONS"), _flag("FASTROUTE_REQUIRE_EXTENSIONS")
     if no and require:
-        raise ImportError("FASTROUTE_NO_EXTENSIONS and FASTROUTE_REQUIRE_EXTENSIONS exclude each other")
+        raise SwitchError("FASTROUTE_NO_EXTENSIONS and FASTROUTE_REQUIRE_EXTENSIONS exclude each other")
     if no:
         return False
     missing = missing_modules()
     if missing and require:
-        raise ImportError(f"compiled core required, but not built: {', '.join(missing)}")
+        raise SwitchError(f"compiled core required, but not built: {', '.join(missing)}")
     return not missing
 
 

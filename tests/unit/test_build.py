@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,16 @@ def test_contradictions_and_other_words_are_errors(flags: dict[str, str], messag
     at_run_time = run("-P", "-m", "fastroute", "--version", flags=flags)
     assert at_build_time.returncode != 0
     assert at_run_time.returncode != 0
-    assert message in at_build_time.stderr
-    assert message in at_run_time.stderr
+    assert at_build_time.stderr == f"{message}\n"
+    assert (at_run_time.returncode, at_run_time.stderr) == (2, f"fastroute: {message}\n")
+
+
+def test_the_command_is_the_one_that_says_so_in_one_line() -> None:
+    """Whoever runs `fastroute` gets there the way of `python -m fastroute`."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"fastroute": "fastroute.__main__:main"}
+    result = run("-P", "-c", "from fastroute.__main__ import main; main(['--version'])", flags={NO: "ja"})
+    assert (result.returncode, result.stderr) == (2, f"fastroute: {NO} must be 0 or 1, not 'ja'\n")
 
 
 # --- at run time
@@ -143,5 +152,6 @@ def test_a_missing_half_is_named_and_an_error_where_required() -> None:
     result = run("-P", "-m", "fastroute", "--version")
     assert " ".join(result.stdout.split()).endswith(f"not compiled: {', '.join(missing_modules())})")
     refused = run("-P", "-m", "fastroute", "--version", flags={REQUIRE: "1"})
-    assert refused.returncode != 0
-    assert "compiled core required, but not built" in refused.stderr
+    assert refused.returncode == 2
+    missing = ", ".join(missing_modules())
+    assert refused.stderr == f"fastroute: compiled core required, but not built: {missing}\n"

@@ -306,6 +306,22 @@ def test_keys_made_before_the_start(tmp_path: Path) -> None:
         assert [ask(gateway, one, chat()).status for one in (secret, "other")] == [200, 401]
 
 
+def test_rules_match_a_key_that_was_made_at_run_time_by_its_id_and_its_tenant(tmp_path: Path) -> None:
+    rules = [
+        {"id": "by-key", "when": {"key": ["later"]}, "then": {"tags": ["a"]}},
+        {"id": "by-tenant", "when": {"tenant": ["acme"]}, "then": {"tags": ["b"]}},
+    ]
+    gateway = Gateway({**CONFIG, "server": {}, "rules": rules}, tmp_path)
+    made = gateway.command("keys", "create", "-c", str(gateway.config_file), "--id", "later", "--tenant", "acme")
+    assert made.returncode == 0, made.stderr
+    with gateway:
+        found = [ask(gateway, key, chat()) for key in (made.stdout.partition("key: ")[2].split()[0], CONFIGURED)]
+    assert [(one.status, one.headers.get("x-fastroute-rule")) for one in found] == [
+        (200, "by-key,by-tenant"),
+        (200, None),
+    ]
+
+
 def test_an_id_cannot_be_in_the_file_and_in_the_store(tmp_path: Path) -> None:
     with Gateway(CONFIG, tmp_path) as gateway:
         make(gateway, id="one")

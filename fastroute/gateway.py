@@ -18,8 +18,8 @@ from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
-from fastroute.downstream.asgi import AnswerCutError, AsgiDownstream, ClientGoneError
 from fastroute.downstream.heads import Fields
+from fastroute.downstream.lane import AnswerCutError, ClientGoneError, Downstream
 from fastroute.downstream.operations import find_operation, guess_dialect
 from fastroute.downstream.reply import JSON_TYPE, error_reply
 from fastroute.downstream.request import SCAN_IN_THREAD_BYTES, RequestReader
@@ -94,7 +94,7 @@ class Gateway:
         self._admission: Any = admission
         self._relay = Relay(loop, self._now, self._settle, admission)
 
-    async def handle(self, downstream: AsgiDownstream) -> None:
+    async def handle(self, downstream: Downstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
         snapshot = self.snapshot
         snapshot = snapshot if snapshot.lanes is None else snapshot.lanes.enter(downstream) or snapshot
@@ -160,7 +160,7 @@ class Gateway:
             if self.access is not None:
                 self.access.note(ctx)
 
-    async def _answer_here(self, downstream: AsgiDownstream, ctx: Context, model: bytes, fields: Fields) -> None:
+    async def _answer_here(self, downstream: Downstream, ctx: Context, model: bytes, fields: Fields) -> None:
         balancer = ctx.snapshot.balancer
         if ctx.operation.name == "models":
             body = _list_models(ctx, model, fields)
@@ -176,7 +176,7 @@ class Gateway:
 
     # --- attempts
 
-    async def _serve(self, downstream: AsgiDownstream, ctx: Context, snapshot: Snapshot, plan: Plan) -> None:
+    async def _serve(self, downstream: Downstream, ctx: Context, snapshot: Snapshot, plan: Plan) -> None:
         """Try endpoints until one's answer goes to the client. Raises GatewayError when none did."""
         if plan.terms.decision.headers:
             _set_headers(ctx, plan.terms.decision.headers)
@@ -217,7 +217,7 @@ class Gateway:
         else:
             raise plan.refusal or _nobody()
 
-    async def _try(self, downstream: AsgiDownstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+    async def _try(self, downstream: Downstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Make the plan's attempt; return whether the client has been answered. Its outcome is in the attempt."""
         attempt = plan.attempt
         request = encode(ctx, attempt, plan.model)
@@ -476,7 +476,7 @@ class Gateway:
 
     # --- ends
 
-    async def _refuse(self, downstream: AsgiDownstream, ctx: Context, error: GatewayError) -> None:
+    async def _refuse(self, downstream: Downstream, ctx: Context, error: GatewayError) -> None:
         ctx.error = error
         if ctx.attempts == 0:
             ctx.outcome = "refused" if error.fault != "gateway" or error.status == 503 else "internal_error"
@@ -494,7 +494,7 @@ class Gateway:
         self._settle(ctx)
         await downstream.respond(status, headers, body)
 
-    async def _interrupted(self, downstream: AsgiDownstream, ctx: Context) -> None:
+    async def _interrupted(self, downstream: Downstream, ctx: Context) -> None:
         """End a request that the watch, or the server below, cut short."""
         reason = ctx.interrupted
         if reason is None:

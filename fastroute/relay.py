@@ -12,7 +12,7 @@ from fastroute._core.sse import StreamMeter
 from fastroute.attempt import Attempt, Held
 from fastroute.billing.estimate import estimate_usage
 from fastroute.context import DRAIN, SEND, STREAM, TOTAL, Context, Header
-from fastroute.downstream.asgi import AsgiDownstream
+from fastroute.downstream.lane import Downstream
 from fastroute.downstream.pace import BURST_NS, Pace
 from fastroute.downstream.reply import with_retry_after
 from fastroute.failover import classify
@@ -57,7 +57,7 @@ class Relay:
         self._pace = Pace(loop)
 
     def whole(
-        self, downstream: AsgiDownstream, ctx: Context, exchange: Exchange | Held, body: bytes, outcome: Outcome
+        self, downstream: Downstream, ctx: Context, exchange: Exchange | Held, body: bytes, outcome: Outcome
     ) -> Awaitable[None]:
         """Meter and settle a whole answer; return what sends it, to be awaited.
 
@@ -77,7 +77,7 @@ class Relay:
         if ctx.operation.metered:
             _meter(ctx, await asyncio.to_thread(ctx.dialect.usage_from_json, body), len(body))
 
-    async def stream(self, downstream: AsgiDownstream, ctx: Context, exchange: Exchange, attempt: Attempt) -> None:
+    async def stream(self, downstream: Downstream, ctx: Context, exchange: Exchange, attempt: Attempt) -> None:
         """Pass the answer on as it comes, metering it in passing. From the first byte on there is no failover."""
         outcome = attempt.outcome
         ctx.status = exchange.status
@@ -115,7 +115,7 @@ class Relay:
 
     async def _pump(
         self,
-        downstream: AsgiDownstream,
+        downstream: Downstream,
         ctx: Context,
         exchange: Exchange,
         meter: StreamMeter,

@@ -25,6 +25,7 @@ from fastroute.build import Surroundings, build_snapshot
 from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.schema import Config
 from fastroute.context import Context
+from fastroute.downstream.http1.listener import DirectListener, LaneLimits
 from fastroute.downstream.listener import Listener
 from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
@@ -122,14 +123,7 @@ class _Worker:
             admission=admission,
         )
         weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
-        listener = Listener(
-            App(gateway, lambda: self._segment.word(DRAINING) == 0),
-            self._inherited.data_socket,
-            backlog=config.server.backlog,
-            max_connections=limits.max_connections,
-            max_header_bytes=limits.max_header_bytes,
-            header_timeout_ms=limits.header_timeout_ms,
-        )
+        listener = self._listener(App(gateway, lambda: self._segment.word(DRAINING) == 0))
         self._watch_signals(loop, listener, watch)
         self._watch_channel(loop, gateway, watch, around, admission)
         weighing.start()
@@ -150,7 +144,35 @@ class _Worker:
         if access is not None:
             access.close()
 
-    def _watch_signals(self, loop: asyncio.AbstractEventLoop, listener: Listener, watch: Watch) -> None:
+    def _listener(self, app: App) -> Listener | DirectListener:
+        server = self._config.server
+        limits = server.limits
+        if server.lane == "direct":
+            return DirectListener(
+                app.serve,
+                self._inherited.data_socket,
+                LaneLimits(
+                    limits.max_connections,
+                    limits.max_header_bytes + limits.max_uri_bytes,
+                    limits.header_timeout_ms / 1000,
+                    limits.write_timeout_ms / 1000,
+                    limits.min_body_rate_bytes_s,
+                ),
+                backlog=server.backlog,
+                wall_ns=SYSTEM_CLOCK.wall_ns,
+            )
+        return Listener(
+            app,
+            self._inherited.data_socket,
+            backlog=server.backlog,
+            max_connections=limits.max_connections,
+            max_header_bytes=limits.max_header_bytes,
+            header_timeout_ms=limits.header_timeout_ms,
+        )
+
+    def _watch_signals(
+        self, loop: asyncio.AbstractEventLoop, listener: Listener | DirectListener, watch: Watch
+    ) -> None:
         def stop() -> None:
             if self._stopping:
                 return

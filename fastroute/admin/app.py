@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from fastroute.downstream.asgi import AsgiDownstream, ClientGoneError, Receive, Scope, Send
+from fastroute.downstream.asgi import AsgiDownstream, Receive, Scope, Send
+from fastroute.downstream.lane import ClientGoneError
 from fastroute.errors import GatewayError
 
 MAX_BODY_BYTES: Final = 1 << 20

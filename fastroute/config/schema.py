@@ -71,7 +71,7 @@ class Drain(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The data listener and what belongs to the process group as a whole.
 
-    access_log: a file, "-" for the standard output, None for no access log.
+    access_log: a file, "-" for the standard output, None for no access log. lane: who reads the clients' HTTP.
     """
 
     host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
@@ -83,6 +83,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     drain: Drain = Drain()
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 4096
     access_log: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    lane: Literal["granian", "direct"] = "granian"
 
     @property
     def admin_port(self) -> int:

@@ -1,28 +1,20 @@
 """The ASGI lane: the only code that knows how the server below hands over requests and takes answers.
 
-The corridor sees this object and nothing of ASGI, so that another lane can stand beside it.
+The corridor sees this object and nothing of ASGI: see `lane`.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from fastroute.errors import GatewayError
+from fastroute.downstream.lane import ClientGoneError, too_large
+from fastroute.interfaces import Header
 
-Header = tuple[bytes, bytes]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
-
-
-class ClientGoneError(Exception):
-    """The client left before its request was complete."""
-
-
-class AnswerCutError(Exception):
-    """Raised through the server to make it cut a connection whose answer cannot be completed honestly."""
 
 
 class AsgiDownstream:
@@ -100,8 +92,3 @@ class AsgiDownstream:
         """Send the last piece and end the answer."""
         await self._send({"type": BODY, "body": data, "more_body": False})
         self.finished = True
-
-
-def too_large(limit: int) -> GatewayError:
-    """Return the refusal of a body over the limit. The rest of the body is not read, so the connection closes."""
-    return GatewayError(413, "request_too_large", f"the request body is larger than {limit} bytes", close=True)

@@ -14,7 +14,8 @@ from typing import Any, Final
 from granian._granian import ASGIWorker, CallbackScheduler, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings
 
-from fastroute.downstream.asgi import AnswerCutError, Receive, Scope, Send
+from fastroute.downstream.asgi import Receive, Scope, Send
+from fastroute.downstream.lane import AnswerCutError
 
 #: How far hyper's read buffer may grow: bodies come in pieces of up to this size. Large heads are refused later, by
 #: `HeadReader`.

@@ -19,7 +19,7 @@ from fastroute._core.jsonscan import (
     unescape,
 )
 from fastroute.context import READ_BODY, Context
-from fastroute.downstream.asgi import AsgiDownstream
+from fastroute.downstream.lane import Downstream
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Asked
 
@@ -122,12 +122,12 @@ class RequestReader:
         self._scanner = Scanner(FIELDS, limits.max_json_depth)
         self._known_kinds: set[tuple[int, ...]] = set()
 
-    def check_target(self, downstream: AsgiDownstream) -> None:
+    def check_target(self, downstream: Downstream) -> None:
         """Refuse a request target that is too long."""
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
 
-    def expect(self, downstream: AsgiDownstream, ctx: Context, length: int) -> Awaitable[bytes]:
+    def expect(self, downstream: Downstream, ctx: Context, length: int) -> Awaitable[bytes]:
         """Begin to wait for the body; return what gives it, to be awaited. Raises GatewayError 413."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
         return downstream.read_body(length, self._limits.max_body_bytes)

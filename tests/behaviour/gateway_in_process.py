@@ -23,7 +23,8 @@ from fastroute.build import Surroundings, build_snapshot, endpoint_specs
 from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config import load_file
 from fastroute.context import Context
-from fastroute.downstream.asgi import BODY, START, AnswerCutError, AsgiDownstream
+from fastroute.downstream.asgi import BODY, START, AsgiDownstream
+from fastroute.downstream.lane import AnswerCutError
 from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.gateway import Gateway

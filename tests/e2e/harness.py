@@ -33,6 +33,9 @@ STOP_TIMEOUT_S = 15.0
 ADMIN_KEY = "admin-key-of-the-tests"
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 
+#: Who reads the clients' HTTP where a test does not say: the tests hold for either lane.
+LANE = os.environ.get("FASTROUTE_TEST_LANE", "granian")
+
 Json = dict[str, Any]
 
 
@@ -68,6 +71,7 @@ class Gateway:
         admin = dict(server.get("admin", {}))
         ports = free_ports(2)
         server.setdefault("host", "127.0.0.1")
+        server.setdefault("lane", LANE)
         server.setdefault("port", ports[0])
         server.setdefault("state_dir", str(self.directory / "state"))
         admin.setdefault("port", ports[1])

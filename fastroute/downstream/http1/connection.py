@@ -1,0 +1,332 @@
+"""A client's connection of the direct lane: HTTP/1.1, one request at a time, in the worker's own event loop."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final
+
+from fastroute.downstream.http1.body import IncomingBody
+from fastroute.downstream.http1.exchange import DONE, Exchange
+from fastroute.downstream.http1.heads import CHUNKED, LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun
+from fastroute.downstream.lane import AnswerCutError
+
+if TYPE_CHECKING:
+    from fastroute.downstream.http1.listener import DirectListener
+
+log = logging.getLogger("fastroute")
+
+#: Of an answer to what is no request.
+NO_HEAD: Final = RequestHead("GET", b"", b"", [], -1, NO_BODY, http10=False, persistent=False, expects=False)
+
+#: What a client may send before somebody wants it; the kernel holds back the rest.
+HELD_BYTES: Final = 1 << 18
+#: How long a connection without a request is kept (nginx's keepalive_timeout).
+IDLE_S: Final = 75
+#: A client that is still sending gets so long, and so many bytes, to read why nobody listens any more.
+LINGER_S: Final = 2
+LINGER_BYTES: Final = 1 << 22
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests, hands each to the application, and looks after what stands still. Ticks are seconds."""
+
+    __slots__ = (
+        "_buffer",
+        "_eof",
+        "_held",
+        "_lingered",
+        "_lingering",
+        "_listener",
+        "_loop",
+        "_lost",
+        "_rest",
+        "_since",
+        "_stalled",
+        "_stalled_since",
+        "_task",
+        "_waiters",
+        "_write_paused",
+        "exchange",
+        "transport",
+    )
+
+    def __init__(self, listener: "DirectListener", loop: asyncio.AbstractEventLoop) -> None:
+        self._listener = listener
+        self._loop = loop
+        self.transport: Any = None
+        #: The request under way.
+        self.exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        #: Bytes of the next request.
+        self._buffer = b""
+        #: A body that nobody wanted, whose rest is thrown away.
+        self._rest: IncomingBody | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._since = listener.tick
+        self._eof = False
+        self._held = False
+        self._lost = False
+        self._lingering = False
+        self._lingered = 0
+        self._write_paused = False
+        self._stalled = 0
+        self._stalled_since = 0
+
+    # --- what the corridor asks for
+
+    @property
+    def date_line(self) -> bytes:
+        """Return the `date` field of an answer, with its line end."""
+        return self._listener.date_line
+
+    @property
+    def ends(self) -> bool:
+        """Whether no more requests are welcome on this connection."""
+        return self._eof or self._listener.stopping
+
+    def expect(self, incoming: IncomingBody) -> None:
+        """Begin to want a body."""
+        incoming.began = self._listener.tick
+        self._resume()
+
+    def drain(self) -> Awaitable[None]:
+        """Return what to await before sending more."""
+        return self._wait() if self._write_paused and not self._lost else DONE
+
+    async def departed(self) -> None:
+        """Return once the client has left."""
+        while not self._eof and not self._lost:
+            await self._wait()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; what is sent to somebody who has left is lost."""
+        if not self._lost:
+            self.transport.write(data)
+
+    def _wait(self) -> "asyncio.Future[None]":
+        """Return a future that is done when something has changed."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- what comes in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection."""
+        self.transport = transport
+        self._listener.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client has sent."""
+        exchange = self.exchange
+        if exchange is None:
+            if self._lingering:
+                self._linger(data)
+                return
+            if self._rest is not None:
+                data = self._throw_away(self._rest, data)
+            if data:
+                self._begin(self._buffer + data if self._buffer else data)
+            return
+        incoming = exchange.incoming
+        if incoming is not None and not incoming.complete:
+            data = incoming.feed(data)
+            if incoming.began < 0 and incoming.size > HELD_BYTES:
+                self._hold()
+        if data:
+            self._buffer += data
+            if len(self._buffer) > HELD_BYTES:
+                self._hold()
+
+    def eof_received(self) -> bool:
+        """Note that the client will send no more: it has left, or might as well have.
+
+        Who waits for the rest of its request is told; and whoever still reads there gets an answer.
+        """
+        self._eof = True
+        self._wake()
+        if self.exchange is None:
+            return False
+        if self.exchange.incoming is not None and not self.exchange.incoming.complete:
+            self.exchange.incoming.spoil()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note that the connection is gone."""
+        self._lost = True
+        if self.exchange is not None and self.exchange.incoming is not None:
+            self.exchange.incoming.spoil()
+        self._wake()
+        self._listener.leave(self)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read as fast as is sent."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """Note that it does again."""
+        self._write_paused = False
+        self._wake()
+        if self.exchange is None and self._buffer and not self._lingering:
+            self._next()
+
+    # --- requests
+
+    def _begin(self, data: bytes) -> None:
+        """Begin to serve the request that `data` begins with, if its head is complete."""
+        while data.startswith(b"\r\n"):
+            # RFC 9112, section 2.2.
+            data = data[2:]
+        end = data.find(b"\r\n\r\n") + 4
+        try:
+            if end < 4:
+                self._wait_for_more(data)
+                return
+            head, headers, length = self._listener.heads.read(data[:end])
+        except BadHeadError as error:
+            self._reject(error.status)
+            return
+        rest = data[end:]
+        body = b""
+        incoming: IncomingBody | None = None
+        if head.framing == LENGTH:
+            body, rest = rest[:length], rest[length:]
+        if len(body) < length or head.framing not in (LENGTH, NO_BODY):
+            incoming = IncomingBody(head.framing, length)
+            rest = incoming.feed(body if head.framing != CHUNKED else rest)
+        self._buffer = rest
+        self.exchange = Exchange(self, head, headers, body, incoming)
+        self._task = self._loop.create_task(self._serve(self.exchange))
+
+    def _wait_for_more(self, data: bytes) -> None:
+        """Keep the beginning of a head. Raises BadHeadError if it cannot become one."""
+        if not self._buffer:
+            self._since = self._listener.tick
+        self._buffer = data
+        if len(data) > self._listener.max_head_bytes:
+            raise BadHeadError(431)
+        if data:
+            check_begun(data)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._listener.application(exchange)
+        except (AnswerCutError, asyncio.CancelledError):
+            exchange.finished = False
+        except Exception:  # whatever it is, it concerns one request
+            log.exception("a request failed outside the corridor")
+            exchange.finished = False
+        self._end(exchange)
+
+    def _end(self, exchange: Exchange) -> None:
+        """Go on with the next request, or end the connection."""
+        self.exchange = None
+        self._task = None
+        if self._waiters:
+            # Of watchers for its departure, which end with the request.
+            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
+        if self._lost:
+            return
+        if not exchange.finished:
+            self.transport.abort()
+            return
+        incoming = exchange.incoming
+        unread = incoming if incoming is not None and not incoming.complete else None
+        self._since = self._listener.tick
+        if exchange.closing or self.ends:
+            self._close(unread is not None and not self._eof)
+            return
+        if unread is not None:
+            unread.drop()
+            self._rest = unread
+        self._resume()
+        if self._buffer and not self._write_paused:
+            self._next()
+
+    def _next(self) -> None:
+        data, self._buffer = self._buffer, b""
+        if self._rest is not None:
+            data = self._throw_away(self._rest, data)
+        if data:
+            self._begin(data)
+
+    def _throw_away(self, rest: IncomingBody, data: bytes) -> bytes:
+        data = rest.feed(data)
+        if rest.complete:
+            self._rest = None
+        return data
+
+    # --- its end
+
+    def _reject(self, status: int) -> None:
+        """Answer what is no request."""
+        self._buffer = b""
+        exchange = Exchange(self, NO_HEAD, [], b"", None)
+        exchange.respond(status, [], b"")
+        self._close(True)
+
+    def _close(self, lingering: bool) -> None:
+        """End the connection once everything is sent.
+
+        lingering: the client may be sending. A connection that is closed with bytes unread is reset, and the answer
+        may be lost with it (RFC 9112, section 9.6), so these are read first.
+        """
+        if not lingering or self._eof:
+            self.transport.close()
+            return
+        self._lingering = True
+        self._since = self._listener.tick
+        self._resume()
+        self.transport.write_eof()
+
+    def _linger(self, data: bytes) -> None:
+        self._lingered += len(data)
+        if self._lingered > LINGER_BYTES:
+            self.transport.abort()
+
+    def stop(self) -> None:
+        """End the connection if it is idle; else it ends with its request."""
+        if self.exchange is None and not self._buffer and not self._lingering:
+            self.transport.close()
+
+    def _hold(self) -> None:
+        if not self._held:
+            self._held = True
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._held and not self._lost:
+            self._held = False
+            self.transport.resume_reading()
+
+    # --- what stands still
+
+    def check(self, tick: int) -> None:
+        """End what has stood still for too long."""
+        listener = self._listener
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent == self._stalled:
+            if tick - self._stalled_since >= listener.write_timeout_s:
+                self.transport.abort()
+                return
+        else:
+            self._stalled, self._stalled_since = unsent, tick
+        waited_s = tick - self._since
+        if self._lingering:
+            if waited_s > LINGER_S:
+                self.transport.abort()
+        elif self.exchange is not None:
+            incoming = self.exchange.incoming
+            if incoming is not None and not incoming.complete:
+                incoming.check_rate(tick, listener.min_body_rate)
+        elif self._buffer:
+            if waited_s > listener.header_timeout_s:
+                self._reject(408)
+        elif waited_s > IDLE_S and not unsent:
+            self.transport.close()

@@ -48,8 +48,8 @@ def _cpu_ratio(system: str, peer: str, kind: str) -> Callable[[Results], float |
     return measure
 
 
-def _added_ratio(results: Results) -> float | None:
-    return _ratio(_added_us(results, "fastroute"), _added_us(results, "nginx"))
+def _added_ratio(system: str) -> Callable[[Results], float | None]:
+    return lambda results: _ratio(_added_us(results, system), _added_us(results, "nginx"))
 
 
 def _big_rise_ms(results: Results) -> float | None:
@@ -76,9 +76,11 @@ def _dishonest(results: Results) -> float | None:
 _Sense = Literal["<=", ">=", "<"]
 _GATES: Final[tuple[tuple[str, Callable[[Results], float | None], float, _Sense, str], ...]] = (
     ("CPU per 1 KB chat / Envoy", _cpu_ratio("fastroute", "envoy", "chat"), 1.0, "<=", "x"),
+    ("CPU per 1 KB chat, direct lane / Envoy", _cpu_ratio("fastroute-direct", "envoy", "chat"), 1.0, "<=", "x"),
     ("CPU per 1 KB chat / nginx", _cpu_ratio("fastroute", "nginx", "chat"), 4.0, "<=", "x"),
     ("LiteLLM's CPU per 1 KB chat / fastroute", _cpu_ratio("litellm", "fastroute", "chat"), 80.0, ">=", "x"),
     ("CPU per 100-chunk stream / Envoy", _cpu_ratio("fastroute", "envoy", "stream"), 1.25, "<=", "x"),
+    ("CPU per 100-chunk stream, direct / Envoy", _cpu_ratio("fastroute-direct", "envoy", "stream"), 1.25, "<=", "x"),
     (
         "CPU per stream, TLS upstream / nginx",
         _cpu_ratio("fastroute-tls", "nginx-tls", "stream"),
@@ -86,7 +88,8 @@ _GATES: Final[tuple[tuple[str, Callable[[Results], float | None], float, _Sense,
         "<=",
         "x",
     ),
-    ("p50 added at 1 connection / nginx", _added_ratio, 2.0, "<=", "x"),
+    ("p50 added at 1 connection / nginx", _added_ratio("fastroute"), 2.0, "<=", "x"),
+    ("p50 added at 1 connection, direct / nginx", _added_ratio("fastroute-direct"), 2.0, "<=", "x"),
     ("RSS per worker after the soak", _soak_rss_mib, 90.0, "<", "MiB"),
     ("RSS growth over the soak's last half", _soak_growth, 2.0, "<=", "%"),
     (

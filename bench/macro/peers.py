@@ -1,4 +1,4 @@
-"""The systems under test - fastroute in three shapes, nginx, Envoy, LiteLLM - and how each is set up."""
+"""The systems under test - fastroute in four shapes, nginx, Envoy, LiteLLM - and how each is set up."""
 
 import importlib.util
 import json
@@ -75,7 +75,9 @@ def _write_json(path: Path, value: Any) -> str:
     return str(path)
 
 
-def fastroute_config(ground: Ground, name: str, port: int, admin_port: int, *, tls: bool) -> dict[str, Any]:
+def fastroute_config(
+    ground: Ground, name: str, port: int, admin_port: int, *, tls: bool, direct: bool
+) -> dict[str, Any]:
     """Return what `fastroute serve` is given: authentication, two upstream keys, the rest as shipped."""
     scheme, upstream = ("https", ground.tls_port) if tls else ("http", ground.port)
     return {
@@ -85,6 +87,7 @@ def fastroute_config(ground: Ground, name: str, port: int, admin_port: int, *, t
             "workers": 1,
             "state_dir": str(ground.folder / f"{name}-state"),
             "admin": {"port": admin_port, "key": "sk-bench-admin"},
+            "lane": "direct" if direct else "granian",
             "limits": {"max_body_bytes": FASTROUTE_MAX_BODY_BYTES},
         },
         "auth": {"keys": [{"id": "bench", "key": payloads.CLIENT_KEY, "tenant": "bench"}]},
@@ -101,9 +104,10 @@ def fastroute_config(ground: Ground, name: str, port: int, admin_port: int, *, t
 
 
 def _fastroute(ground: Ground, program: str, name: str) -> System:
-    tls, pure = name == "fastroute-tls", name == "fastroute-pure"
+    tls, pure, direct = name == "fastroute-tls", name == "fastroute-pure", name == "fastroute-direct"
     port, admin_port = ground.free_port(), ground.free_port()
-    config = _write_json(ground.folder / f"{name}.json", fastroute_config(ground, name, port, admin_port, tls=tls))
+    document = fastroute_config(ground, name, port, admin_port, tls=tls, direct=direct)
+    config = _write_json(ground.folder / f"{name}.json", document)
     env = {"SSL_CERT_FILE": str(ground.certificate)}
     if pure:
         env["FASTROUTE_NO_EXTENSIONS"] = "1"
@@ -201,6 +205,7 @@ _MAKERS: Final[dict[str, tuple[str, _Maker]]] = {
     "nginx": ("nginx", _nginx),
     "envoy": ("envoy", _envoy),
     "fastroute": ("fastroute", _fastroute),
+    "fastroute-direct": ("fastroute", _fastroute),
     "nginx-tls": ("nginx", _nginx),
     "fastroute-tls": ("fastroute", _fastroute),
     "fastroute-pure": ("fastroute", _fastroute),

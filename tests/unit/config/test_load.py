@@ -220,7 +220,10 @@ tenants: [{id: t, budget: {usd: 1}}]""")
         "server.limits.min_body_rate_bytes_s", "server.limits.write_timeout_ms",
         "tenants.budget", "auth.keys.budget",
     ]  # fmt: skip
-    assert all(line.endswith(": accepted, but not in force in this version") for line in found)
+    assert all(line.endswith("but in force with server.lane: direct only") for line in found[:2])
+    assert all(line.endswith(": accepted, but not in force in this version") for line in found[2:])
+    direct = not_in_force(load(tmp_path, text.replace("server: {", "server: {lane: direct, ")))
+    assert direct == found[2:]
 
 
 def test_the_routing_system_is_in_force(tmp_path: Path) -> None:

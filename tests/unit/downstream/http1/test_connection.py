@@ -150,7 +150,7 @@ def test_one_after_another() -> None:
     run(test)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from([GET, post(b"one"), post(b"x" * 50), chunked(b"a" * 20, b"b"), b"\r\n" + GET])), st.data()
 )
@@ -707,7 +707,7 @@ def test_a_body_that_comes_too_slowly(rate: int) -> None:
 # --- whatever comes
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
 def test_noise_never_leaves_a_connection_hanging(seed: int) -> None:
     """Whatever bytes come, each connection has answered, waits for more, or has ended; and nothing is raised."""

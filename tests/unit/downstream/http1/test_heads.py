@@ -2,7 +2,7 @@ from typing import Any
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastroute.downstream.http1.heads import (
@@ -192,6 +192,7 @@ NAMES = st.sampled_from([b"Content-Length: ", b"content-length: ", b"Content-len
 HEADS = st.lists(st.builds(lambda name, value: name + value, NAMES, VALUES), max_size=4).map(lambda all_: head(*all_))
 
 
+@settings(deadline=None)
 @given(st.lists(HEADS, min_size=2, max_size=12))
 def test_whoever_was_read_before_a_head_is_read_the_same(heads: list[bytes]) -> None:
     table = HeadTable()
@@ -206,6 +207,7 @@ def test_whoever_was_read_before_a_head_is_read_the_same(heads: list[bytes]) -> 
 PARTS = [b"GET", b" ", b"/", b"HTTP/1.1", b"\r\n", b"\n", b"\r", b"a", b":", b"b", b"\t", b"\0", b"\xff"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=20))
 def test_what_is_taken_is_what_another_parser_takes(parts: list[bytes]) -> None:
     data = b"GET /a HTTP/1.1\r\nhost: h\r\n" + b"".join(parts) + b"\r\n\r\n"
@@ -225,6 +227,7 @@ def test_what_is_taken_is_what_another_parser_takes(parts: list[bytes]) -> None:
 # --- half a head
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200))
 def test_every_beginning_of_a_head_may_become_one(end: int) -> None:
     data = head(b"Host: h", b"Content-Length: 12", b"authorization: Bearer x")

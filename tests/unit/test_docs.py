@@ -4,6 +4,7 @@ docs/configuration.md has a test of its own in tests/unit/config.
 """
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fastroute._core._candidates_gates import GATE_NAMES, TRIED
 from fastroute._core.attempts import FAILED, KEY_REJECTED, NEUTRAL, OK, RATE_LIMITED
 from fastroute.admin.explain import Question
+from fastroute.config import check_text, doubts, load_file, not_in_force
 from fastroute.config.schema import Backoff as BackoffConfig
 from fastroute.config.schema import Breaker, Retry
 from fastroute.failover.backoff import Backoff
@@ -116,6 +118,48 @@ def test_the_table_of_paths_names_what_exists() -> None:
     named = [name for line in table.splitlines() if line.startswith("| `") for name in CODE.findall(line.split("|")[1])]
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_prose_is_at_most_120_columns_wide(path: Path) -> None:
+    prose = FENCE.sub(lambda fenced: "\n" * fenced[0].count("\n"), path.read_text()).splitlines()
+    wide = [number for number, line in enumerate(prose, 1) if len(line) > 120 and not line.startswith("|")]
+    assert wide == []
+
+
+# --- configurations
+
+CONFIGS = [
+    pytest.param(fenced[1], id=f"{path.name}-{number}")
+    for path in PAGES
+    for number, fenced in enumerate(re.finditer(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL), 1)
+]
+#: What is wrong with a part of a configuration only because the rest of it is not there.
+MISSING = re.compile(
+    r"at least one provider is needed$|unknown (provider|model) '[^']*'|leads nowhere: no model of that "
+)
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_configurations_that_are_shown_can_be_loaded(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it where it has providers; else it is a part, and only the names of the other parts may be missing."""
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        monkeypatch.setenv(name, f"sk-{name}")
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    faults = check_text(str(file))
+    if re.search(r"^providers:", text, re.MULTILINE) is None:
+        assert [fault for fault in faults if not MISSING.search(fault)] == []
+        return
+    assert faults == []
+    config = load_file(str(file), os.environ)
+    assert (not_in_force(config), doubts(config)) == ([], [])
+
+
+def test_configurations_are_found() -> None:
+    assert len(CONFIGS) >= 8
 
 
 # --- tables

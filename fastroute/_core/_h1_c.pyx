@@ -242,6 +242,46 @@ def request_head(headers, drop):
     return b"".join(parts)
 
 
+def answer_head(bytes line not None, list headers not None, bytes date_line not None):
+    """Return (status line and fields, content-length, whether it says `connection: close`) of an answer."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(line)
+    cdef long long length = -1
+    cdef bint closes = False, dated = False
+    cdef tuple pair
+    cdef bytes name, value, head
+    cdef char* at
+    for item in headers:
+        pair = <tuple?>item
+        name = <bytes?>pair[0]
+        value = <bytes?>pair[1]
+        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
+        if _is(name, b"date", 4):
+            dated = True
+        elif _is(name, b"content-length", 14):
+            length = int(value)
+        elif _is(name, b"connection", 10) and _is(value, b"close", 5):
+            closes = True
+    if not dated:
+        size += PyBytes_GET_SIZE(date_line)
+    head = PyBytes_FromStringAndSize(NULL, size)
+    at = _put(PyBytes_AS_STRING(head), PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+    for item in headers:
+        pair = <tuple>item
+        name = <bytes>pair[0]
+        value = <bytes>pair[1]
+        at = _put(at, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        at = _put(at, b": ", 2)
+        at = _put(at, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        at = _put(at, b"\r\n", 2)
+    if not dated:
+        _put(at, PyBytes_AS_STRING(date_line), PyBytes_GET_SIZE(date_line))
+    return head, length, closes
+
+
+cdef inline bint _is(bytes data, const char* word, Py_ssize_t size) noexcept:
+    return PyBytes_GET_SIZE(data) == size and memcmp(PyBytes_AS_STRING(data), word, size) == 0
+
+
 cdef inline char* _put(char* at, const char* data, Py_ssize_t size) noexcept:
     memcpy(at, data, size)
     return at + size

@@ -159,6 +159,27 @@ def request_head(headers: Iterable[Header], drop: Container[bytes]) -> bytes:
     return b"".join(parts)
 
 
+def answer_head(line: bytes, headers: list[Header], date_line: bytes) -> tuple[bytes, int, bool]:
+    """Return (status line and fields, content-length, whether it says `connection: close`) of an answer.
+
+    Names are in lower case. content-length: -1 if there is none. `date_line` is added where there is no date.
+    """
+    parts = [line]
+    length = -1
+    closes = dated = False
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+        if name == b"date":
+            dated = True
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"connection" and value == b"close":
+            closes = True
+    if not dated:
+        parts.append(date_line)
+    return b"".join(parts), length, closes
+
+
 def head_key(headers: Iterable[Header]) -> tuple[bytes, int]:
     """Return (key, content-length) of a request's header fields.
 

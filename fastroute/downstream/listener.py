@@ -51,7 +51,8 @@ class _Scheduler(CallbackScheduler):
             watcher.done()
 
         def start(watcher: Any) -> None:
-            watcher.taskref(loop.create_task(serve(watcher)))
+            # A task that is given a name makes none up, which takes longer than to begin it.
+            watcher.taskref(loop.create_task(serve(watcher), name="request"))
 
         def schedule(watcher: Any) -> None:
             loop.call_soon_threadsafe(start, watcher, context=context)

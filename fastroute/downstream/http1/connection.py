@@ -18,6 +18,9 @@ log = logging.getLogger("fastroute")
 #: Of an answer to what is no request.
 NO_HEAD: Final = RequestHead("GET", b"", b"", [], -1, NO_BODY, http10=False, persistent=False, expects=False)
 
+#: A task that is given a name makes none up, which takes longer than to begin it.
+_TASK: Final = "request"
+
 #: What a client may send before somebody wants it; the kernel holds back the rest.
 HELD_BYTES: Final = 1 << 18
 #: How long a connection without a request is kept (nginx's keepalive_timeout).
@@ -202,7 +205,7 @@ class Connection(asyncio.Protocol):
             rest = incoming.feed(body if head.framing != CHUNKED else rest)
         self._buffer = rest
         self.exchange = Exchange(self, head, headers, body, incoming)
-        self._task = self._loop.create_task(self._serve(self.exchange))
+        self._task = self._loop.create_task(self._serve(self.exchange), name=_TASK)
 
     def _wait_for_more(self, data: bytes) -> None:
         """Keep the beginning of a head. Raises BadHeadError if it cannot become one."""

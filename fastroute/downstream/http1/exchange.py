@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Generator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from fastroute._core.h1 import request_head
+from fastroute._core.h1 import answer_head
 from fastroute.downstream.http1.body import IncomingBody
 from fastroute.downstream.http1.heads import BROKEN, RequestHead
 from fastroute.downstream.lane import ClientGoneError, too_large
@@ -23,7 +23,6 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
-_NONE: Final[frozenset[bytes]] = frozenset()
 
 
 class _Done:
@@ -163,13 +162,10 @@ class Exchange:
         self.started = True
         head = self._head
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        lines = line + request_head(headers, _NONE)
-        if b"\r\ndate:" not in lines:
-            lines += self._connection.date_line
-        at = lines.find(b"\r\ncontent-length: ")
-        if at >= 0:
+        lines, declared, closes = answer_head(line, headers, self._connection.date_line)
+        if declared >= 0:
             if length < 0:
-                self._left = int(lines[at + 18 : lines.index(b"\r\n", at + 18)])
+                self._left = declared
         elif length >= 0:
             if status != 204:
                 lines += b"content-length: %d\r\n" % length
@@ -182,7 +178,7 @@ class Exchange:
                 lines += b"transfer-encoding: chunked\r\n"
         if length < 0 and self._is_bodiless(status):
             self._left = 0
-        if b"\r\nconnection: close" in lines:
+        if closes:
             self.closing = True
         else:
             self.closing = self.closing or self._must_close()

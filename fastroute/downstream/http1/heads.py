@@ -16,6 +16,8 @@ CHUNKED: Final = 2
 #: In two ways at once, or in none that is known: nothing that follows on the connection means anything.
 BROKEN: Final = 3
 
+#: Of a content-length.
+MAX_DIGITS: Final = 15
 MAX_KNOWN: Final = 1024
 #: Longer ones are read anew each time, so that the table stays small.
 MAX_KNOWN_BYTES: Final = 4096
@@ -29,7 +31,6 @@ _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb"{1,256}+:" + _VALUE + rb"\r\n)*+\r\n")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"{1,256}+):[ \t]*+(" + _VALUE + rb")\r\n")
 _SCHEME_AND_HOST: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
-_DIGITS: Final = re.compile(rb"[0-9]{1,15}")
 _LENGTH_FIELDS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 
 
@@ -104,8 +105,14 @@ def _without_length(data: bytes) -> tuple[bytes, bytes]:
             start += len(field)
             end = data.find(b"\r\n", start)
             digits = data[start:end]
-            return (data[:start] + data[end:], digits) if _DIGITS.fullmatch(digits) else (data, b"")
+            if _is_length(digits):
+                return data[:start] + data[end:], digits
+            break
     return data, b""
+
+
+def _is_length(digits: bytes) -> bool:
+    return digits.isdigit() and len(digits) <= MAX_DIGITS
 
 
 def parse_head(data: bytes) -> RequestHead:
@@ -156,6 +163,6 @@ def _framing(headers: list[Header], http10: bool) -> tuple[int, int]:
         return (CHUNKED if codings == [b"chunked"] and not lengths and not http10 else BROKEN), -1
     if not lengths:
         return NO_BODY, -1
-    if len(lengths) > 1 or not _DIGITS.fullmatch(headers[lengths[0]][1]):
+    if len(lengths) > 1 or not _is_length(headers[lengths[0]][1]):
         return BROKEN, -1
     return LENGTH, lengths[0]

@@ -261,6 +261,15 @@ def test_the_key_of_no_head(h1: ModuleType) -> None:
     assert h1.head_key([(b"content-length", b"3")]) == (b"", 3)
 
 
+def test_the_head_of_an_answer(h1: ModuleType) -> None:
+    line, date = b"HTTP/1.1 200 OK\r\n", b"date: now\r\n"
+    assert h1.answer_head(line, [], date) == (line + date, -1, False)
+    fields = [(b"a", b"b"), (b"content-length", b"12"), (b"date", b"then"), (b"connection", b"close")]
+    lines = line + b"a: b\r\ncontent-length: 12\r\ndate: then\r\nconnection: close\r\n"
+    assert h1.answer_head(line, fields, date) == (lines, 12, True)
+    assert h1.answer_head(line, [(b"connection", b"keep-alive"), (b"x-date", b"")], date)[1:] == (-1, False)
+
+
 # === Chunks by themselves ===
 
 

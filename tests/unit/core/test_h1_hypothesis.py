@@ -233,5 +233,22 @@ def test_answers_are_surveyed_alike(h1: ModuleType, headers: list[tuple[bytes, b
     assert h1.answer_flags(headers) == _h1_py.answer_flags(headers)
 
 
+reply_fields = st.one_of(
+    st.tuples(st.just(b"content-length"), st.integers(0, 10**15).map(lambda n: b"%d" % n)),
+    st.tuples(
+        st.sampled_from([b"date", b"dates", b"connection"]), st.sampled_from([b"", b"close", b"Close", b"closed"])
+    ),
+    st.tuples(st.binary(min_size=1, max_size=9), st.binary(max_size=9)),
+)
+
+
+@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
+@settings(max_examples=500, deadline=None)
+@given(headers=st.lists(reply_fields, max_size=6))
+def test_the_makers_of_answers_agree(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
+    made = (b"HTTP/1.1 200 OK\r\n", headers, b"date: now\r\n")
+    assert h1.answer_head(*made) == _h1_py.answer_head(*made)
+
+
 def test_outcomes_compare_by_all_their_fields() -> None:
     assert Outcome._fields == ("status", "headers", "body", "complete", "keep_alive", "reusable", "kind")

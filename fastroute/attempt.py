@@ -1,9 +1,9 @@
 """One attempt of a request at one endpoint: what it sends, and what became of it."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastroute._core._attempts_rules import GENERATIONS
-from fastroute._core.attempts import FAILED
+from fastroute._core.attempts import FAILED, KEY_REJECTED
 from fastroute._core.h1 import UpstreamError
 from fastroute.context import Context
 from fastroute.dialects.splice import Edit, model_edit, splice, usage_edit
@@ -14,9 +14,12 @@ from fastroute.failover.classify import Classifier, Outcome
 from fastroute.interfaces import Exchange, Header
 from fastroute.load.inflight import Permit
 from fastroute.upstream.endpoint import Endpoint
-from fastroute.upstream.headers import QUERY_DROP
+from fastroute.upstream.headers import upstream_query
 from fastroute.upstream.survey import NO_SURVEY, Survey
 from fastroute.upstream.transport import UpstreamRequest
+
+#: Causes for which a key that is refused is to blame, whatever was asked of it.
+KEY_FAULTS: Final = frozenset({"invalid_key", "out_of_money"})
 
 
 class Held(NamedTuple):
@@ -77,13 +80,26 @@ class KeyedAttempt(Attempt, eq=False, gc=False):
     def release(self, verdict: int, cost_ms: float, now_ms: int, bits: int, hint_ms: int) -> None:
         """Count the attempt out and record how it went, at the key and at the endpoint."""
         if self.in_flight:
-            # A ticket with this bit has no generation: no breaker was asked.
-            judged = verdict == FAILED and not self.ticket & 2
-            late = judged and self.attempts.state(self.row, now_ms)[1] != self.ticket >> 2 & GENERATIONS
             self.endpoint.key.leave(
-                self.worker, self.key_ticket, verdict, now_ms, bits=bits, hint_ms=hint_ms, late=late
+                self.worker,
+                self.key_ticket,
+                verdict,
+                now_ms,
+                bits=bits,
+                hint_ms=hint_ms,
+                excused=self._key_is_excused(verdict, now_ms),
             )
         super().release(verdict, cost_ms, now_ms, bits, hint_ms)
+
+    def _key_is_excused(self, verdict: int, now_ms: int) -> bool:
+        """Whether the key is not to blame for a failure, see `ProviderKeyState.leave`."""
+        if verdict == KEY_REJECTED:
+            return self.outcome.cause not in KEY_FAULTS
+        # A ticket with this bit has no generation: no breaker was asked.
+        if verdict != FAILED or self.ticket & 2:
+            return False
+        generation: int = self.attempts.state(self.row, now_ms)[1]
+        return generation != self.ticket >> 2 & GENERATIONS
 
 
 def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
@@ -92,7 +108,7 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
     operation: Operation = ctx.operation
     name = endpoint.upstream_name(model)
     body: bytes = ctx.body
-    target, start = endpoint.begin(operation, name, _upstream_query(ctx.query) if ctx.query else b"")
+    target, start = endpoint.begin(operation, name, upstream_query(ctx.query) if ctx.query else b"")
     if not operation.model_in_path:
         edits: list[Edit] = []
         if name != ctx.called:
@@ -117,13 +133,6 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
         endpoint.connect_ns,
         endpoint.first_byte_ns,
     )
-
-
-def _upstream_query(query: bytes) -> bytes:
-    """Return the query less the client's credential and whatever would choose the destination."""
-    if b"key=" not in query and b"base" not in query and b"host" not in query:
-        return query
-    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[0].lower() not in QUERY_DROP)
 
 
 def close_exchange(exchange: Exchange | None) -> None:

@@ -32,6 +32,7 @@ from fastroute.failover.retry_budget import RetryBudget
 from fastroute.health.channel import Channels
 from fastroute.health.channel_rows import channels_of
 from fastroute.health.provider_key import ProviderKeyState
+from fastroute.health.window import answered_since
 from fastroute.interfaces import Authenticator, DialectName, Header, PoolInfo, Principal, Strategy
 from fastroute.keylanes import build_balancer, build_lanes
 from fastroute.keypools import breaker_policy, key_pools, key_rows, key_specs, key_states
@@ -142,7 +143,12 @@ def build_snapshot(
         routes=routes,
         planner=planner,
         attempts=attempts,
-        channels=Channels(around.segment, channels_of(specs, rows[: len(specs)]), attempts.health),
+        channels=Channels(
+            around.segment,
+            channels_of(specs, rows[: len(specs)]),
+            attempts.health,
+            answered_since(around.segment, attempts.policy.window_ms),
+        ),
         endpoints=endpoints,
         transports=transports,
         dialects=DIALECTS,

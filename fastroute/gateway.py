@@ -28,6 +28,7 @@ from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
+from fastroute.health.channel import LONG_REST_MS
 from fastroute.interfaces import (
     NO_WISHES,
     OUTPUT_TOKENS_PER_UNIT,
@@ -376,10 +377,16 @@ class Gateway:
         else:
             self._release(attempt, outcome, now_ns)
             if outcome.cause or attempt.trial:
-                row = attempt.endpoint.index
-                ctx.snapshot.channels.ended(row, attempt.trial, outcome, now_ns // 1_000_000)
+                self._tell_channel(ctx, attempt, now_ns)
         if plan.chooser.learns or ctx.snapshot.hedger is not None:
             self._teach(ctx, plan, attempt, (now_ns - attempt.sent_ns) / 1e6)
+
+    def _tell_channel(self, ctx: Context, attempt: Attempt, now_ns: int) -> None:
+        """Let the channel know of a refusal. Who is to be left alone is so for no less than it has asked for."""
+        outcome = attempt.outcome
+        doubtful = outcome.cause == "no_permission"
+        request = hash((ctx.called, ctx.body)) if doubtful else 0
+        ctx.snapshot.channels.ended(attempt.endpoint.index, attempt.trial, outcome, _ceil_ms(now_ns), request)
 
     def _learn(self, snapshot: Snapshot, attempt: Attempt, now_ms: int) -> None:
         """Take in what a good answer says of its key: that it is good, and what is left of its limits."""
@@ -397,7 +404,7 @@ class Gateway:
         hint_ms = max(0, outcome.hint_ms)
         if outcome.scope in NOT_CONCURRENCY:
             attempt.excused()
-        attempt.release(outcome.verdict, cost_ms, now_ns // 1_000_000, self._random_bits(), hint_ms)
+        attempt.release(outcome.verdict, cost_ms, _ceil_ms(now_ns), self._random_bits(), hint_ms)
 
     def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:
         begun = attempt.first_byte_ns >= 0
@@ -468,6 +475,8 @@ class Gateway:
             attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
             return True
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
+        if outcome.hint_ms > LONG_REST_MS:
+            outcome = outcome._replace(hint_ms=snapshot.channels.rest_ms(attempt.endpoint.index, outcome))
         if outcome.hint_ms >= 0:
             ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
         attempt.outcome = outcome
@@ -625,6 +634,11 @@ def _nobody() -> GatewayError:
         fault="gateway",
         retry_safe=True,
     )
+
+
+def _ceil_ms(now_ns: int) -> int:
+    """Return milliseconds, rounded up: a time to rest that begins there does not end before it is over."""
+    return -(-now_ns // 1_000_000)
 
 
 def _bad_gateway(failure: UpstreamError) -> GatewayError:

@@ -34,7 +34,7 @@ GENERATIONS: Final = 0x3FFF
 MARK_SHIFT: Final = 16
 
 #: A provider's wish to be left alone is believed up to this long.
-MAX_HINT_MS: Final = 300_000
+MAX_HINT_MS: Final = 86_400_000
 #: A probe that has not come back after this long, or after the open time if that is longer, died with its worker.
 PROBE_LOST_MS: Final = 60_000
 #: A time in a cell lies ahead of the caller's by no more than this: another worker has looked at the clock later. One

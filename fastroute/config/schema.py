@@ -297,15 +297,15 @@ class Hedge(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Retry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When and how often a request is sent again.
 
-    max_retry_after_ms: a provider that asks for more is not waited for. max_replicas: a request that has broken the
-    connection to, or timed out at, this many endpoints is not sent to another.
+    max_retry_after_ms: a provider that asks for more is tried again after this. max_replicas: a request that has broken
+    the connection to, or timed out at, this many endpoints is not sent to another.
     """
 
     max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     on_status: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (408, 429, 500, 502, 503, 504, 529)
     backoff: Backoff = Backoff()
     budget: RetryBudget = RetryBudget()
-    max_retry_after_ms: DelayMilliseconds = 120_000
+    max_retry_after_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 86_400_000
     max_replicas: Annotated[int, Meta(ge=1, le=10)] = 2
     hedge: Hedge = Hedge()
 

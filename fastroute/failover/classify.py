@@ -104,8 +104,9 @@ class Classifier:
         cause = cause_of(status, error)
         if cause == "model_not_found":
             return NO_SUCH_MODEL
-        if cause or kind == "quota":
-            # The money has run out, or the key is refused: waiting does not help, another key may.
+        if cause or (kind == "quota" and status != 400):
+            # The money has run out, or the key is refused: waiting does not help, another key may. A 400 has to say so
+            # where no caller is quoted.
             scope: Scope = "key" if cause in ("invalid_key", "no_permission") else "balance"
             outcome = REJECTED._replace(name=outcome.name, scope=scope, cause=cause)
         elif is_throttled(status, error):

@@ -59,7 +59,13 @@ _MONEY: Final = _starts(
 #: Gemini says this of a limit per minute, too.
 _MONEY_OF_OPENAI: Final = _starts(r"you exceeded your current quota, please check your plan")
 #: Less would do: this request asks for more than is left.
-_TOO_DEAR: Final = re.compile(r"fewer max_tokens|can only afford|more credits are required to run this", re.IGNORECASE)
+_TOO_DEAR: Final = re.compile(
+    r"fewer max_tokens|can only afford|more credits are required to run this"
+    r"|prompt tokens limit exceeded"  # OpenRouter, of a prompt
+    r"|\b(?:this|your|the) request(?:'s)? (?:would cost|costs|requires more|exceeds|estimated cost)"
+    r"|\bestimated cost\b|(?:reduce|lower|decrease) (?:the |your )?(?:max_(?:completion_|output_)?tokens|prompt)",
+    re.IGNORECASE,
+)
 
 # --- keys
 
@@ -97,15 +103,30 @@ _NOT_THIS_OPERATION: Final = _starts(
     r"you have insufficient permissions for this operation",
     r"missing scopes?",
     r"oauth authentication is currently not",
+    r"provider returned error\b",  # OpenRouter, of the credential or the money of somebody behind it
+    r"cors requests ",  # Anthropic, of requests out of browsers
+    r"(?:openai-)?(?:organization|project) header should match",
+    r"no such (?:organization|project)\b",
 )
 _NOT_THIS: Final = _starts(
     _NOT_THIS_OPERATION.pattern,
     r"you are not allowed to (?:generate|sample|create|use)",
-    r"you do not have permission to access the",
     r"your api key does not have permission to use the specified resource",
     r".{0,80}\b(?:not|un)[ -]?supported\b",
+    r"you do not have permission to access",
+    r"\w{0,40} ?not found \(or permission denied\)",  # Gemini, of a cache that another key has made
+    r"permission '[\w.]{1,80}' denied on resource",  # Vertex, of whatever a request names
+    r"\S{1,300} does not have \S{1,80} access to",  # Google's storage
+    r"your organization must be verified to",  # OpenAI
+    r"user: \S{1,300} is not authorized to perform: \S{1,100} on resource",  # AWS
+    r"input token count|the total number of tokens",  # Together, of a prompt that is too long
+    r"this (?:model|feature|endpoint|operation)\b",
 )
-_MODERATED: Final = _starts(r"\S{1,300} requires moderation", r"your input was flagged")
+_MODERATED: Final = _starts(
+    r"(?:\S{1,300}|your chosen model) requires moderation\b",
+    r"your input was flagged",
+    r"content violates usage guidelines",  # xAI
+)
 
 # --- models
 
@@ -117,6 +138,10 @@ _MODEL_WORDS: Final = frozenset(
         "model_decommissioned",
         "invalid_model",
         "deploymentnotfound",  # Azure
+        "model_permission_blocked_org",  # Groq
+        "model_permission_blocked_project",
+        "model.accessdenied",  # Alibaba
+        "no_access",  # GitHub Models
     }
 )
 _MODEL: Final = _starts(
@@ -124,6 +149,9 @@ _MODEL: Final = _starts(
     r"the (?:given|requested) model (?:does not|doesn't) exist",
     r"the provided model identifier is invalid",  # Bedrock
     r"you don't have access to the model",
+    r"your organization must be verified to use the model",  # OpenAI
+    r"user: \S{1,300} is not authorized to perform: bedrock:\w{1,40} on resource: "
+    r"\S{1,200}(?:foundation-model|inference-profile)/",
     r"(?:model version|this model version) has reached the end of its life",
     r"model not (?:exist|found)",  # DeepSeek
     r"invalid model(?::| ['\"])",  # Mistral, Perplexity
@@ -198,7 +226,7 @@ def cause_of(status: int, error: ProviderError) -> Cause:
 def is_money(status: int, error: ProviderError) -> bool:
     """Whether the account has no money, or not enough."""
     if status == 402:
-        return True
+        return not _NOT_THIS_OPERATION.match(error.message)
     if status not in (400, 403, 429):
         return False
     if error.words & _MONEY_WORDS or _MONEY.match(error.message):

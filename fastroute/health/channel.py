@@ -41,9 +41,14 @@ TAKEN: Final = -1
 #: Of a limit of a month, what is left when the balance is low, and when it no longer is.
 LOW_SHARE: Final = 0.05
 FINE_SHARE: Final = 0.10
-#: So many vague refusals of a key that answers others well, within this time, are believed.
-VAGUE_REFUSALS: Final = 3
-VAGUE_MS: Final = 10_000
+#: A refusal that does not say what is wrong with the key is believed once another request was refused like that, no
+#: longer than this ago,
+DOUBT_MS: Final = 60_000
+#: and if the key has answered nobody well for so long.
+QUIET_MS: Final = 10_000
+
+#: What stands for many models rests no longer than this for a limit that may be of one of them alone.
+LONG_REST_MS: Final = 600_000
 
 _LIMITS: Final[frozenset[Cause]] = frozenset(
     {"requests", "tokens", "input_tokens", "output_tokens", "concurrency", "account_limit", "unknown_limit"}
@@ -124,7 +129,8 @@ def log_alert(alert: Alert) -> None:
 class Channels:
     """The channels of one configuration. Times are monotonic milliseconds.
 
-    health: returns (good, failed) attempts at a row, lately.
+    health: returns (good, failed) attempts at a row, lately. answered: whether a row has answered well since a time;
+    see `window`.
     """
 
     def __init__(
@@ -132,14 +138,16 @@ class Channels:
         segment: Segment,
         channels: Iterable[Channel],
         health: Callable[[int, int], tuple[int, int]],
+        answered: Callable[[int, int, int], bool],
         alert: Callable[[Alert], None] = log_alert,
     ) -> None:
         self._segment = segment
         self._of = {channel.row: channel for channel in channels}
         self._health = health
+        self._answered = answered
         self._alert = alert
-        # Vague refusals that were not believed, as far as this process has seen them: by row, since when and how many.
-        self._vague: dict[int, tuple[int, int]] = {}
+        # The first doubtful refusal of each key, as far as this process knows: by row, when, and of what request.
+        self._doubts: dict[int, tuple[int, int]] = {}
 
     def __iter__(self) -> Iterator[Channel]:
         return iter(self._of.values())
@@ -173,20 +181,29 @@ class Channels:
 
     # --- what attempts tell
 
-    def ended(self, row: int, trial: int, outcome: Ended, now_ms: int) -> None:
-        """Take in how an attempt ended that has a cause, or was a trial."""
+    def ended(self, row: int, trial: int, outcome: Ended, now_ms: int, request: int = 0) -> None:
+        """Take in how an attempt ended that has a cause, or was a trial. request: tells requests apart."""
         channel = self._of.get(row)
         if channel is None:
             return
-        self._ended_key(channel, bool(trial & KEY_TRIAL), outcome, now_ms)
+        self._ended_key(channel, bool(trial & KEY_TRIAL), outcome, now_ms, request)
         self._ended_model(channel, bool(trial & MODEL_TRIAL), outcome, now_ms)
 
-    def _ended_key(self, channel: Channel, on_trial: bool, outcome: Ended, now_ms: int) -> None:
+    def rest_ms(self, row: int, outcome: Ended) -> int:
+        """Return how long a row is to be left alone: as long as is said, but where others would have to rest, too."""
+        channel = self._of.get(row)
+        if channel is None or not channel.many or outcome.cause in ("account_limit", "unknown_limit"):
+            return outcome.hint_ms
+        return min(outcome.hint_ms, LONG_REST_MS)
+
+    def _ended_key(self, channel: Channel, on_trial: bool, outcome: Ended, now_ms: int, request: int) -> None:
         cause = outcome.cause
         event = Event(now_ms, cause, on_trial, channel.key_mark)
         if cause in ("invalid_key", "no_permission"):
-            if on_trial or cause == "invalid_key" or self._believes(channel, event):
+            if on_trial or cause == "invalid_key":
                 self._key(channel, "rejected", event)
+            elif self._is_confirmed(channel, request, now_ms):
+                self._doubted(channel, event)
             return
         if cause in ("out_of_money", "low_balance"):
             # The account's money is that of all its keys.
@@ -234,19 +251,24 @@ class Channels:
             if row == peer.model_rows[0]:
                 self._model(peer, "limited", event._replace(mark=peer.model_mark))
 
-    def _believes(self, channel: Channel, event: Event) -> bool:
-        """Whether a refusal that does not say what is wrong with the key is believed.
+    def _is_confirmed(self, channel: Channel, request: int, now_ms: int) -> bool:
+        """Whether a doubtful refusal is not the first of the key, and of another request.
 
-        One of a key that answers others is as likely to be about the request; several in a row are not.
+        One request tells nothing: it may be refused for what it asks for, however often it is sent.
         """
-        good, _ = self._health(channel.row, event.now_ms)
-        if not good:
-            return True
-        first_ms, count = self._vague.get(channel.row, (event.now_ms, 0))
-        if event.now_ms - first_ms > VAGUE_MS:
-            first_ms, count = event.now_ms, 0
-        self._vague[channel.row] = first_ms, count + 1
-        return count + 1 >= VAGUE_REFUSALS
+        home = channel.key_rows[0]
+        first_ms, first = self._doubts.get(home, (now_ms, request))
+        if now_ms - first_ms > DOUBT_MS:
+            first_ms, first = now_ms, request
+        self._doubts[home] = first_ms, first
+        return request != first
+
+    def _doubted(self, channel: Channel, event: Event) -> None:
+        """Believe that a key is refused; of one that answers others well, only that it is for this model."""
+        if not any(self._answered(row, event.now_ms - QUIET_MS, event.now_ms) for row in channel.key_rows):
+            self._key(channel, "rejected", event)
+        elif not channel.many and not self._health(channel.row, event.now_ms)[0]:
+            self._model(channel, "gone", event._replace(mark=channel.model_mark, on_trial=False))
 
     def learn(self, row: int, allowance: Allowance | None, now_ms: int) -> None:
         """Take in a good answer, and what it says is left."""

@@ -53,6 +53,9 @@ TRIAL_LOST_MS: Final = 60_000
 FIRST_MS: Final[dict[Cause, int]] = {"invalid_key": 300_000, "out_of_money": 300_000}
 FIRST_OTHER_MS: Final = 60_000
 LONGEST_MS: Final = 3_600_000
+#: A refusal that does not say what is wrong may be about what was asked: not for long, so that others can tell.
+DOUBTFUL_MS: Final = 10_000
+LONGEST_DOUBTFUL_MS: Final = 300_000
 #: A provider's word on when a quota is renewed is believed up to this long.
 LONGEST_QUOTA_MS: Final = 86_400_000
 
@@ -84,6 +87,8 @@ def is_model_out(state: State) -> bool:
 
 def out_ms(cause: Cause, strikes: int) -> int:
     """Return how long something is out, the n-th time in a row."""
+    if cause == "no_permission":
+        return int(min(LONGEST_DOUBTFUL_MS, DOUBTFUL_MS << max(0, strikes - 1)))
     return int(min(LONGEST_MS, FIRST_MS.get(cause, FIRST_OTHER_MS) << max(0, strikes - 1)))
 
 

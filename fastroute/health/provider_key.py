@@ -75,20 +75,19 @@ class ProviderKeyState:
         *,
         bits: int = 0,
         hint_ms: int = 0,
-        late: bool = False,
+        excused: bool = False,
     ) -> None:
         """Record how an attempt ended, once for each ticket; see `Attempts.leave`.
 
-        late: its endpoint's breaker has opened since it was sent. What one broken model has under way then must not
-        take the key away from its other models.
+        excused: the key is not to blame, though the attempt has failed. Its endpoint's breaker has opened since it was
+        sent, and what one broken model has under way then must not take the key away from its other models; or it was
+        refused in a way that may be a matter of the request, and no one caller may take it away from the others.
         """
-        counted = verdict
-        if verdict == KEY_REJECTED:
-            counted = FAILED
-        elif verdict == FAILED and late:
+        counted = FAILED if verdict == KEY_REJECTED else verdict
+        if counted == FAILED and excused:
             counted = NEUTRAL
         self._attempts.leave(worker, self.row, ticket, counted, -1.0, now_ms, bits, hint_ms, 0)
-        if counted == RATE_LIMITED or counted != verdict == FAILED:
+        if counted == RATE_LIMITED or (counted == NEUTRAL and verdict != NEUTRAL):
             # The breaker has no use for these, the counts have.
             self._segment.add(worker, self.row, FAILURES, 1)
 

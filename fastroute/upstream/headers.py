@@ -5,6 +5,7 @@ to a browser. Hop-by-hop fields are those of RFC 9110 section 7.6.1 and the ones
 """
 
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 Header = tuple[bytes, bytes]
 
@@ -45,30 +46,41 @@ OWN: Final = frozenset(
 )
 
 #: Request fields that do not go upstream: the client's credentials, account selectors and cookies, what the upstream
-#: client sets itself, and what tells the provider about the network behind us.
+#: client sets itself, and what tells the provider about the network, the page or the app behind us. Anthropic
+#: refuses with 401 what has an `origin`, Google restricts keys to referrers and apps: such an answer would look as if
+#: our key were bad.
 REQUEST_DROP: Final = (
     HOP_BY_HOP
     | OWN
     | {
         b"accept-encoding",
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"anthropic-dangerous-direct-browser-access",
         b"api-base",
         b"api-key",
-        b"base-url",
-        b"custom-host",
         b"authorization",
+        b"base-url",
         b"cf-connecting-ip",
         b"content-encoding",
         b"content-length",
         b"cookie",
+        b"custom-host",
         b"expect",
         b"forwarded",
         b"host",
+        b"ocp-apim-subscription-key",
         b"openai-organization",
         b"openai-project",
+        b"origin",
+        b"referer",
         b"traceparent",
         b"tracestate",
         b"true-client-ip",
         b"via",
+        b"x-amz-security-token",
+        b"x-android-cert",
+        b"x-android-package",
         b"x-api-base",
         b"x-api-key",
         b"x-forwarded-for",
@@ -76,7 +88,10 @@ REQUEST_DROP: Final = (
         b"x-forwarded-port",
         b"x-forwarded-proto",
         b"x-goog-api-key",
+        b"x-goog-iam-authority-selector",
+        b"x-goog-iam-authorization-token",
         b"x-goog-user-project",
+        b"x-ios-bundle-identifier",
         b"x-portkey-custom-host",
         b"x-real-ip",
         b"x-request-id",
@@ -88,7 +103,20 @@ OUR_FIELDS: Final = OWN | {b"x-request-id", b"connection", b"traceparent"}
 
 #: Query parameters that do not go upstream: credentials, and names by which other gateways choose the destination.
 QUERY_DROP: Final = frozenset(
-    {b"key", b"api_key", b"api-key", b"api_base", b"base_url", b"custom_host", b"host", b"extra_headers"}
+    {
+        b"key",
+        b"api_key",
+        b"api-key",
+        b"access_token",
+        b"bearer_token",
+        b"oauth_token",
+        b"subscription-key",
+        b"api_base",
+        b"base_url",
+        b"custom_host",
+        b"host",
+        b"extra_headers",
+    }
 )
 
 #: Response fields that do not reach the client: cookies, and what speaks for the provider's site, not for the answer.
@@ -107,6 +135,23 @@ RESPONSE_DROP: Final = (
         b"strict-transport-security",
     }
 )
+
+
+def upstream_query(query: bytes) -> bytes:
+    """Return a query less the client's credential and whatever would choose account or destination.
+
+    Names are compared as the provider will read them: `k%65y` is `key`.
+    """
+    if not query:
+        return query
+    return b"&".join(pair for pair in query.split(b"&") if _name(pair) not in QUERY_DROP)
+
+
+def _name(pair: bytes) -> bytes:
+    name = pair.partition(b"=")[0]
+    if b"%" in name or b"+" in name:
+        name = unquote_to_bytes(name.replace(b"+", b" ")).strip()
+    return name.lower()
 
 
 def without_connection_fields(headers: list[Header], connection: bytes) -> list[Header]:

@@ -134,11 +134,10 @@ KEYS = ["up-k1", "up-k2"]
     ("answer", "balance", "cause"),
     [
         (BAD_KEY, "unknown", "invalid_key"),
-        (FORBIDDEN, "unknown", "no_permission"),
         (NO_MONEY, "exhausted", "out_of_money"),
         (json_response(402, {"error": {"message": "Insufficient Balance"}}), "exhausted", "out_of_money"),
     ],
-    ids=["401", "403", "429 without money", "402"],
+    ids=["401", "429 without money", "402"],
 )
 def test_one_answer_takes_a_key_out_on_all_workers(
     answer: Script, balance: str, cause: str, fleet: Fleet, tmp_path: Path
@@ -350,6 +349,76 @@ def test_what_a_caller_asks_of_a_glob_takes_no_model_out(fleet: Fleet, tmp_path:
         assert [ask(gateway, KEY, chat("g-nope")).status for _ in range(3)] == [404] * 3
         assert keyed.asked["up-k1 g-nope"] == 3
         assert ask(gateway, KEY, chat("g-real")).status == 200
+
+
+def test_a_403_is_believed_once_another_request_was_refused_so(fleet: Fleet, tmp_path: Path) -> None:
+    """One request, however often it is sent, tells nothing; each worker waits for a second one."""
+    fleet.plays["a"] = keyed = Keyed(**{"up-k1": FORBIDDEN})
+    routing = {"retry": {"budget": {"min_per_s": 1000}}}
+    with running(fleet, tmp_path, KEYS, routing=routing) as gateway:
+        assert {reply.status for reply in Load(gateway).send(100)} == {200}
+        assert channels(gateway, "k1")["usable"]
+        asked = keyed.asked["up-k1"]
+        assert asked >= 45
+        # As many requests of different contents as there may be before every worker has seen two.
+        replies = Load(gateway, body=numbered).send_while(lambda: channels(gateway, "k1")["usable"])
+        said = channels(gateway, "k1")
+        assert (said["balance"], said["cause"]) == ("unknown", "no_permission")
+        assert {removed_by(gateway, "k1", model) for model in MODELS} == {"key"}
+        assert {reply.status for reply in replies} == {200}
+        assert gateway.log.count("key_out provider=a key=k1 model=* cause=no_permission for_s=10") == 1
+        # Nobody has been refused for it, and it is back with the first that goes well.
+        keyed.plays.clear()
+        time_is_over(gateway, KEY_STATE)
+        assert {reply.status for reply in Load(gateway).send(100)} == {200}
+        assert channels(gateway, "k1")["usable"]
+
+
+def numbered(number: int, model: str = "m") -> dict[str, object]:
+    """Ask something else each time."""
+    return {**chat(model), "seed": number}
+
+
+#: What a request alone may be refused with, whatever key it is sent with, and is not said so in a word we know.
+FOR_THE_REQUEST = {
+    "403 without a reason": FORBIDDEN,
+    "403 of Anthropic": json_response(403, {"error": {"type": "permission_error", "message": "Not for you"}}),
+    "403 of Gemini": json_response(403, {"error": {"message": "CachedContent not found (or permission denied)"}}),
+    "403 of xAI": json_response(403, {"code": "no", "error": "Content violates usage guidelines. Team: 1"}),
+    "403 without a word": json_response(403, {}),
+    "402 for one prompt": json_response(402, {"error": {"message": "Prompt tokens limit exceeded: 9 > 8"}}),
+    "401 out of a browser": json_response(401, {"error": {"message": "CORS requests must set a header"}}),
+    "400 that quotes": json_response(400, {"error": {"message": "Invalid value: 'insufficient_quota'"}}),
+}
+
+
+@pytest.mark.parametrize("strategy", [None, "round_robin"])
+@pytest.mark.parametrize("what", FOR_THE_REQUEST)
+def test_one_caller_does_not_take_the_keys_from_the_others(
+    what: str, strategy: str | None, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Most requests are refused for what they ask for, with all keys; others use the same keys at the same time."""
+
+    def play(request: Request) -> Script:
+        return FOR_THE_REQUEST[what] if "seed" in json.loads(request.body) else GOOD
+
+    fleet.plays["a"] = Keyed(**{"up-k1": play, "up-k2": play})
+    breaker = {"min_requests": 5, "panic_percent": 0}
+    provider = fleet.provider("a", keys=KEYS, models=MODELS, **({"key_strategy": strategy} if strategy else {}))
+    document = config([provider], WORKERS, routing={"strategy": "round_robin", "breaker": breaker})
+    with Gateway(document, tmp_path) as gateway:
+        wake(gateway)
+        # Each key has answered somebody, in whatever worker.
+        assert {reply.status for reply in Load(gateway).send(20)} == {200}
+        load = Load(gateway, body=lambda number: numbered(number) if number % 4 else chat())
+        replies = load.send(200)
+        assert Counter(reply.status == 200 for reply in replies) == {True: 50, False: 150}
+        for key in ("k1", "k2"):
+            assert channels(gateway, key)["usable"]
+            assert removed_by(gateway, key) is None
+        assert "key_out" not in gateway.log
+        assert Counter((reply.status, reply.attempts) for reply in Load(gateway).send(50)) == {(200, 1): 50}
+        gateway.wait_idle()
 
 
 def test_a_refusal_of_a_request_takes_no_busy_key_out(fleet: Fleet, tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ NEVER_UP = [
     b"OpenAI-Organization: CANARY",
     b"OpenAI-Project: CANARY",
     b"X-Goog-User-Project: CANARY",
+    b"X-Goog-IAM-Authorization-Token: CANARY",
+    b"X-Goog-IAM-Authority-Selector: CANARY",
+    b"Ocp-Apim-Subscription-Key: CANARY",
+    b"X-Amz-Security-Token: CANARY",
+    # A provider may refuse our key for these, and anybody could have it thrown out.
+    b"Origin: https://CANARY",
+    b"Referer: https://CANARY",
+    b"Access-Control-Request-Method: CANARY",
+    b"Access-Control-Request-Headers: CANARY",
+    b"Anthropic-Dangerous-Direct-Browser-Access: CANARY",
+    b"X-Android-Package: CANARY",
+    b"X-Android-Cert: CANARY",
+    b"X-iOS-Bundle-Identifier: CANARY",
     b"X-Request-ID: CANARY",
     b"X-Fastroute-Session: CANARY",
     b"X-Fastroute-Something-New: CANARY",
@@ -84,6 +97,19 @@ def test_a_field_that_does_not_go_upstream(field: bytes, gateway: Gateway, stage
     stage.play(whole())
     assert ask(gateway, BEARER, field).status == 200
     assert b"canary" not in stage.request.raw.lower()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [b"k%65y=CANARY", b"K%45Y=CANARY", b"%6bey=CANARY&b=2", b"access_token=CANARY", b"oauth_token=CANARY",
+     b"bearer_token=CANARY", b"subscription-key=CANARY", b"access%5Ftoken=CANARY", b"api%5fkey=CANARY", b"+key=CANARY"],
+)  # fmt: skip
+def test_a_query_that_does_not_go_upstream(query: bytes, gateway: Gateway, stage: Stage) -> None:
+    """A second credential beside ours would be refused, and ours be taken for the bad one."""
+    stage.play(whole())
+    assert ask(gateway, BEARER, target=CHAT.encode() + b"?a%3D=1&" + query).status == 200
+    assert b"canary" not in stage.request.raw.lower()
+    assert b"?a%3D=1" in stage.request.raw
 
 
 def test_what_the_provider_sees(gateway: Gateway, stage: Stage) -> None:

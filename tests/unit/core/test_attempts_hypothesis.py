@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastroute._core._adaptive_rules import AIMD, GRADIENT2, Setting
-from fastroute._core._attempts_rules import MARK_SHIFT, Policy
+from fastroute._core._attempts_rules import MARK_SHIFT, MAX_HINT_MS, Policy
 from fastroute.interfaces import Allowance
 from tests.unit.core.halves import WORKERS, halves, segment_at
 
@@ -181,6 +181,6 @@ def test_no_more_probes_than_allowed(policy: Policy, steps: list[tuple[tuple[Any
                 assert 0 <= probes <= policy.half_open_max_calls
                 assert (state == 2) or probes == 0
                 assert 0 <= generation < 1 << 14
-                longest = max(int(1.1 * policy.max_timeout_ms) + 1, 300_000)
+                longest = max(int(1.1 * policy.max_timeout_ms) + 1, MAX_HINT_MS)
                 assert until_ms <= now_ms + longest
         life.segment.close()

@@ -19,7 +19,7 @@ from fastroute.failover.classify import (
 )
 from fastroute.interfaces import Header
 
-CAP_MS = 120_000
+CAP_MS = Retry().max_retry_after_ms
 DEFAULT = Classifier(frozenset(Retry().on_status), CAP_MS)
 NOTHING = Classifier(frozenset(), CAP_MS)
 EVERYTHING = Classifier(frozenset(range(400, 600)), CAP_MS)
@@ -92,7 +92,10 @@ def test_one_bad_client_never_opens_a_breaker(status: int) -> None:
         ([(b"retry-after", b"0")], 0),
         ([(b"retry-after-ms", b"20")], 20),
         ([(b"retry-after", b"120")], 120_000),
-        ([(b"retry-after", b"121")], CAP_MS),
+        ([(b"retry-after", b"121")], 121_000),
+        ([(b"retry-after", b"600")], 600_000),
+        ([(b"retry-after", b"86400")], CAP_MS),
+        ([(b"retry-after", b"86401")], CAP_MS),
         ([(b"retry-after", b"1000000000")], CAP_MS),
         ([(b"retry-after", b"Sat, 01 Jan 2028 00:00:09 GMT")], 10_000),
         ([(b"retry-after", b"Sat, 01 Jan 2050 00:00:09 GMT")], CAP_MS),
@@ -101,6 +104,9 @@ def test_one_bad_client_never_opens_a_breaker(status: int) -> None:
         ([(b"retry-after", b"inf")], DEFAULT_COOLDOWN_MS),
         ([(b"retry-after", b"-3")], DEFAULT_COOLDOWN_MS),
         ([(b"retry-after", b"soon")], DEFAULT_COOLDOWN_MS),
+        ([(b"retry-after", b"1e9")], DEFAULT_COOLDOWN_MS),
+        ([(b"retry-after", b"9" * 10_240)], DEFAULT_COOLDOWN_MS),
+        ([(b"retry-after", b"Sat, 01 Jan 2028 00:00:09 GMT " * 340)], 10_000),
     ],
 )
 def test_a_rate_limit_says_how_long(status: int, headers: list[Header], hint_ms: int) -> None:

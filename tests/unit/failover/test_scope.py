@@ -20,7 +20,7 @@ from fastroute.interfaces import CAUSES, Allowance, Header, Scope
 from tests.e2e.harness import RECORDINGS, recordings
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "data" / "failover" / "refusals.json").read_text())
-CAP_MS = 120_000
+CAP_MS = Retry().max_retry_after_ms
 JUDGE = Classifier(frozenset(Retry().on_status), CAP_MS)
 #: Fri, 31 Dec 2027 23:59:59 GMT
 NOW_NS = 1_830_297_599 * 1_000_000_000
@@ -62,7 +62,7 @@ RECORDED: dict[str, tuple[str, str, int]] = {
     "anthropic/messages-json-422": ("model", "model_not_found", -1),
     "anthropic/transcribed-chat-completions-429": ("input_token", "input_tokens", 1000),
     "anthropic/transcribed-messages-429-requests": ("request", "requests", 1000),
-    "anthropic/transcribed-messages-429-unified": ("day", "day_quota", CAP_MS),
+    "anthropic/transcribed-messages-429-unified": ("day", "day_quota", 13_262_000),
     "azure/chat-completions-json-404": ("model", "model_not_found", -1),
     "azure/transcribed-chat-completions-429": ("token", "tokens", CAP_MS),
     "azure/transcribed-responses-429": ("unknown", "unknown_limit", 1000),

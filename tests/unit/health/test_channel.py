@@ -26,11 +26,13 @@ from fastroute._core.counters import COOLDOWN_UNTIL_MS, KEY_SINCE_MS, KEY_STATE,
 from fastroute.config.schema import Config, Model, Provider, ProviderKey
 from fastroute.config.secret import Secret
 from fastroute.health.channel import (
+    DOUBT_MS,
     FREE,
     KEY_TRIAL,
+    LONG_REST_MS,
     MODEL_TRIAL,
+    QUIET_MS,
     TAKEN,
-    VAGUE_MS,
     Alert,
     Channels,
     log_alert,
@@ -81,6 +83,7 @@ class Stand:
         self.segment = segment
         self.alerts: list[Alert] = []
         self.good: dict[int, int] = {}
+        self.answered_ms: dict[int, int] = {}
         self.channels = self.made(specs_of([key("k1"), key("k2")], ["a", "b"]))
 
     def made(self, specs: list[Spec]) -> Channels:
@@ -88,6 +91,7 @@ class Stand:
             self.segment,
             channels_of(specs, range(len(specs))),
             lambda row, now_ms: (self.good.get(row, 0), 0),
+            lambda row, since_ms, now_ms: self.answered_ms.get(row, 0) >= since_ms,
             self.alerts.append,
         )
 
@@ -113,7 +117,7 @@ def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stand]:
 
 
 @pytest.mark.parametrize("row", [0, 1])
-@pytest.mark.parametrize("ended", [BAD_KEY, VAGUE, NO_MONEY])
+@pytest.mark.parametrize("ended", [BAD_KEY, NO_MONEY])
 def test_a_key_is_out_with_all_its_models_and_nobody_else(stand: Stand, row: int, ended: Ended) -> None:
     stand.channels.ended(row, FREE, ended, NOW)
     assert stand.out() == [0, 1]
@@ -262,6 +266,19 @@ def test_an_endpoint_of_many_models_is_never_out_for_one_of_them(stand: Stand) -
     assert channels.model_state(0).kind == RATE_LIMITED
 
 
+@pytest.mark.parametrize(
+    ("cause", "one", "many"),
+    [("tokens", 3_600_000, LONG_REST_MS), ("day_quota", 3_600_000, LONG_REST_MS),
+     ("account_limit", 3_600_000, 3_600_000), ("unknown_limit", 3_600_000, 3_600_000)],
+)  # fmt: skip
+def test_how_long_a_row_rests(stand: Stand, cause: Cause, one: int, many: int) -> None:
+    """As long as it is said; what stands for many models, not for long for one of them."""
+    channels = stand.made(specs_of([key("k1")], ["a", "gpt-*"]))
+    said = Ended(LIMITED, cause, 3_600_000, 3_600_000)
+    assert [channels.rest_ms(row, said) for row in (0, 1, 7)] == [one, many, one]
+    assert channels.rest_ms(1, said._replace(hint_ms=5)) == 5
+
+
 # --- what is not believed
 
 
@@ -274,17 +291,70 @@ def test_a_model_that_has_just_answered_is_there(stand: Stand) -> None:
     assert stand.out() == [1]
 
 
-def test_vague_refusals_of_a_key_that_answers_others(stand: Stand) -> None:
+def test_one_request_that_is_refused_without_a_reason_takes_nothing_out(stand: Stand) -> None:
+    for at in range(10):
+        stand.channels.ended(at % 2, FREE, VAGUE, NOW + at, 1)
+    assert stand.out() == []
+    # Another one confirms it, and is told of once. Its sibling has nothing to do with it.
+    stand.channels.ended(1, FREE, VAGUE, NOW + 10, 2)
+    assert stand.out(NOW + 10) == [0, 1]
+    assert stand.told() == [("key_out", "k1", "")]
+    assert stand.alerts[0].cause == "no_permission"
+    assert stand.alerts[0].out_ms == 10_000
+
+
+def test_a_doubt_is_forgotten(stand: Stand) -> None:
+    stand.channels.ended(0, FREE, VAGUE, NOW, 1)
+    later = NOW + DOUBT_MS + 1
+    stand.channels.ended(0, FREE, VAGUE, later, 2)
+    assert stand.out(later) == []
+    stand.channels.ended(0, FREE, VAGUE, later + DOUBT_MS, 3)
+    assert stand.out(later + DOUBT_MS) == [0, 1]
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_key_that_answers_others_is_not_out_for_a_doubt(stand: Stand, row: int) -> None:
+    """Whichever of its models they have asked for, and however many requests are refused."""
+    stand.good[row] = 1
+    stand.answered_ms[row] = NOW
     stand.good[0] = 1
-    for at in (NOW, NOW + 1, NOW + VAGUE_MS + 1, NOW + VAGUE_MS + 2):
-        stand.channels.ended(0, FREE, VAGUE, at)
-        assert stand.out(at) == []
-    stand.channels.ended(0, FREE, VAGUE, NOW + VAGUE_MS + 3)
-    assert stand.out(NOW + VAGUE_MS + 3) == [0, 1]
-    # Clear ones are believed at once.
+    for at in range(QUIET_MS + 1):
+        stand.channels.ended(0, FREE, VAGUE, NOW + at, at)
+    assert stand.out(NOW + QUIET_MS) == []
+    # It has answered nobody for a while.
+    stand.channels.ended(0, FREE, VAGUE, NOW + QUIET_MS + 1, 5)
+    assert stand.out(NOW + QUIET_MS + 1) == [0, 1]
+
+
+def test_a_key_that_answers_for_its_other_models_may_not_be_for_this_one(stand: Stand) -> None:
+    stand.answered_ms[1] = NOW
+    for request in (1, 2):
+        assert stand.out() == []
+        stand.channels.ended(0, FREE, VAGUE, NOW, request)
+    assert stand.out() == [0]
+    assert [(alert.what, alert.model, alert.cause) for alert in stand.alerts] == [("model_out", "a", "no_permission")]
+    # Its trial goes well: it is back.
+    later = NOW + MINUTE
+    assert stand.channels.claim(0, later) == MODEL_TRIAL
+    stand.channels.ended(0, MODEL_TRIAL, GOOD, later)
+    assert stand.out(later) == []
+
+
+def test_what_is_certain_is_believed_at_once(stand: Stand) -> None:
     stand.good[2] = 1
+    stand.answered_ms[2] = NOW
     stand.channels.ended(2, FREE, BAD_KEY, NOW)
-    assert stand.out() == [0, 1, 2, 3]
+    assert stand.out() == [2, 3]
+
+
+def test_who_is_refused_on_trial_stays_out_for_longer(stand: Stand) -> None:
+    for request in (1, 2):
+        stand.channels.ended(0, FREE, VAGUE, NOW, request)
+    later = NOW + 10_000
+    assert stand.channels.claim(0, later) == KEY_TRIAL
+    stand.channels.ended(0, KEY_TRIAL, VAGUE, later, 3)
+    assert stand.channels.claim(0, later + 19_999) == TAKEN
+    assert stand.channels.claim(0, later + 20_000) == KEY_TRIAL
 
 
 # --- balance

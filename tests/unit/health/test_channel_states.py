@@ -192,7 +192,9 @@ def test_each_time_in_a_row_takes_twice_as_long() -> None:
     assert [out_ms("invalid_key", n) // 60_000 for n in range(1, 7)] == [5, 10, 20, 40, 60, 60]
     assert [out_ms("out_of_money", n) // 60_000 for n in range(1, 4)] == [5, 10, 20]
     assert [out_ms("model_not_found", n) // 60_000 for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert out_ms("no_permission", MAX_STRIKES) == LONGEST_MS
+    assert out_ms("invalid_key", MAX_STRIKES) == LONGEST_MS
+    # Who may have been refused for what was asked is not out for long.
+    assert [out_ms("no_permission", n) // 1000 for n in range(1, 8)] == [10, 20, 40, 80, 160, 300, 300]
 
 
 def test_a_quota_is_renewed_when_the_provider_says() -> None:

@@ -109,9 +109,24 @@ def test_what_is_no_fault_of_the_key_leaves_it_in(key: ProviderKeyState, verdict
 
 def test_one_broken_model_has_no_say_once_its_own_breaker_has_opened(key: ProviderKeyState) -> None:
     for _ in range(100):
-        one(key, FAILED, late=True)
+        one(key, FAILED, excused=True)
     assert not key.out
     assert key.counts() == (100, 100, WALL_NS // 1_000_000)
+
+
+def test_what_may_have_been_refused_for_what_was_asked_takes_nobody_out(key: ProviderKeyState) -> None:
+    """It is counted, and that is all; a probe that ends so leaves its place to the next."""
+    for _ in range(100):
+        one(key, KEY_REJECTED, excused=True)
+    assert not key.out
+    assert key.counts() == (100, 100, WALL_NS // 1_000_000)
+    for _ in range(101):
+        one(key, KEY_REJECTED)
+    assert key.out
+    later = 1_000 + 66_001
+    assert one(key, KEY_REJECTED, later, excused=True)
+    assert one(key, OK, later)
+    assert not key.out
 
 
 def test_withdrawing_leaves_no_trace(segment: Segment, key: ProviderKeyState) -> None:
@@ -163,14 +178,14 @@ def test_out_exactly_when_more_than_half_of_the_sample_failed(
     judged: list[bool] = []
     out = False
     counted = failures = 0
-    for at, (verdict, late) in enumerate(ends):
+    for at, (verdict, excused) in enumerate(ends):
         assert key.out is out
-        if not one(key, verdict, 1_000 + at, late=late):
+        if not one(key, verdict, 1_000 + at, excused=excused):
             assert out
             continue
         counted += 1
         failures += verdict in (FAILED, RATE_LIMITED, KEY_REJECTED)
-        if verdict in (OK, KEY_REJECTED) or (verdict == FAILED and not late):
+        if verdict == OK or (verdict in (FAILED, KEY_REJECTED) and not excused):
             judged.append(verdict != OK)
             # It is looked at when something fails.
             out = judged[-1] and len(judged) >= sample and sum(judged) * 2 > len(judged)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ IDLE_S: Final = 75
 #: A client that is still sending gets so long, and so many bytes, to read why nobody listens any more.
 LINGER_S: Final = 2
 LINGER_BYTES: Final = 1 << 22
+_BLANK_LINES: Final = re.compile(rb"(?:\r\n)*+")
 
 
 class Connection(asyncio.Protocol):
@@ -183,9 +185,9 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, data: bytes) -> None:
         """Begin to serve the request that `data` begins with, if its head is complete."""
-        while data.startswith(b"\r\n"):
-            # RFC 9112, section 2.2.
-            data = data[2:]
+        if data.startswith(b"\r\n"):
+            # RFC 9112, section 2.2. However many there are, the rest is copied once.
+            data = data[_BLANK_LINES.match(data).end() :]  # type: ignore[union-attr]
         end = data.find(b"\r\n\r\n") + 4
         try:
             if end < 4:
@@ -209,7 +211,8 @@ class Connection(asyncio.Protocol):
 
     def _wait_for_more(self, data: bytes) -> None:
         """Keep the beginning of a head. Raises BadHeadError if it cannot become one."""
-        if not self._buffer:
+        if data and not self._buffer:
+            # Blank lines are no head yet: they do not make a connection less idle.
             self._since = self._listener.tick
         self._buffer = data
         if len(data) > self._listener.max_head_bytes:
@@ -243,7 +246,7 @@ class Connection(asyncio.Protocol):
         unread = incoming if incoming is not None and not incoming.complete else None
         self._since = self._listener.tick
         if exchange.closing or self.ends:
-            self._close(unread is not None and not self._eof)
+            self._close(unread is not None or bool(self._buffer))
             return
         if unread is not None:
             unread.drop()
@@ -269,7 +272,6 @@ class Connection(asyncio.Protocol):
 
     def _reject(self, status: int) -> None:
         """Answer what is no request."""
-        self._buffer = b""
         exchange = Exchange(self, NO_HEAD, [], b"", None)
         exchange.respond(status, [], b"")
         self._close(True)
@@ -278,8 +280,10 @@ class Connection(asyncio.Protocol):
         """End the connection once everything is sent.
 
         lingering: the client may be sending. A connection that is closed with bytes unread is reset, and the answer
-        may be lost with it (RFC 9112, section 9.6), so these are read first.
+        may be lost with it (RFC 9112, section 9.6), so these are read first. What it has sent behind the last request
+        is nobody's.
         """
+        self._buffer = b""
         if not lingering or self._eof:
             self.transport.close()
             return
@@ -331,5 +335,6 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             if waited_s > listener.header_timeout_s:
                 self._reject(408)
-        elif waited_s > IDLE_S and not unsent:
+        elif waited_s > (0 if listener.stopping else IDLE_S) and not unsent:
+            # Those that were idle when it began to stop have ended; one that was just being accepted is found here.
             self.transport.close()

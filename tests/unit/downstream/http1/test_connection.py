@@ -1,5 +1,6 @@
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -726,5 +727,80 @@ def test_noise_never_leaves_a_connection_hanging(seed: int) -> None:
             stand.connection.eof_received()
             await settle()
         assert stand.connection.exchange is None or not stand.wire.ended
+
+    run(test)
+
+
+def test_blank_lines_do_not_keep_an_idle_connection() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        for _ in range(IDLE_S):
+            await stand.feed(b"\r\n")
+            await stand.pass_time(1)
+        assert stand.wire.ended == ""
+        await stand.pass_time(1)
+        assert stand.wire.ended == "closed"
+
+    run(test)
+
+
+def test_a_flood_of_blank_lines_costs_no_more_than_its_bytes() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        began = time.process_time()
+        await stand.feed(b"\r\n" * (1 << 20) + GET)
+        # Copied line by line, this takes minutes.
+        assert time.process_time() - began < 10
+        assert stand.answers(b"GET")[0][0] == 200
+
+    run(test)
+
+
+def test_nothing_is_begun_behind_the_last_answer() -> None:
+    """Also where that answer is still on its way: the client reads it slowly, and has sent more requests."""
+
+    async def test() -> None:
+        served: list[bytes] = []
+
+        async def application(exchange: Exchange) -> None:
+            served.append(exchange.path)
+            # Interrupted while it waits for the client to read: the answer is complete all the same.
+            _ = exchange.respond(200, [], b"ok")
+
+        stand = Stand(application)
+        stand.wire.unsent = 5
+        stand.connection.pause_writing()
+        await stand.feed(post(b"", b"connection: close", path=b"/last") + GET)
+        stand.connection.resume_writing()
+        await settle()
+        await stand.feed(GET)
+        assert served == [b"/last"]
+        # Nor is it told, behind that answer, that half a request has waited for too long.
+        await stand.pass_time(6)
+        assert len(stand.answers(b"POST")) == 1
+
+    run(test)
+
+
+def test_who_has_sent_more_behind_the_last_answer_can_read_it() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        await stand.feed(post(b"", b"connection: close") + GET)
+        assert (len(stand.answers(b"POST")), stand.wire.ended) == (1, "eof")
+        assert not stand.connection.eof_received()
+
+    run(test)
+
+
+def test_who_was_just_being_accepted_does_not_delay_the_end() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        stand.listener.stopping = True
+        late = Stand(repeat)
+        late.listener.stopping = True
+        await late.feed(GET)
+        assert late.answers(b"GET")[0][1][b"connection"] == b"close"
+        await stand.pass_time(1)
+        assert stand.wire.ended == "closed"
 
     run(test)

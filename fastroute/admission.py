@@ -59,7 +59,11 @@ class Admission:
         """Say so when there are more subjects than the table has room for, now and from time to time."""
         lost = self.limiter.table.lost
         if lost > self._lost:
-            log.warning("the table of limits is full: %d times a subject was let through without its ceilings", lost)
+            log.warning(
+                "the table of limits is full: %d times a subject was let through without its ceilings; a restart makes"
+                " one that has room for all keys",
+                lost,
+            )
             self._lost = lost
         self._loop.call_later(LOST_CHECK_S, self.watch_table)
 

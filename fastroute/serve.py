@@ -21,7 +21,8 @@ import uvloop
 
 from fastroute._core._candidates_gates import MAX_ENDPOINTS
 from fastroute._core.counters import ATOMIC, Segment
-from fastroute._core.limits import Moment, Table, read_boot_id
+from fastroute._core.limits import Moment, Table, read_boot_id, slots_for
+from fastroute.auth.publication import count_published
 from fastroute.auth.publish import repair
 from fastroute.auth.store import KeyStoreError
 from fastroute.build import endpoint_specs, identities
@@ -113,7 +114,8 @@ class Supervisor:
         restore(server.state_dir, self._segment, dict(zip(names, handout.rows, strict=True)), SYSTEM_CLOCK)
         limits_path = os.path.join(server.state_dir, "limits")
         moment = Moment(read_boot_id(), SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
-        self._limits = Table.create(limits_path, server.workers, moment)
+        slots = slots_for(count_published(server.state_dir) + len(self._config.auth.keys))
+        self._limits = Table.create(limits_path, server.workers, moment, slots)
         self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally, limits_path)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)

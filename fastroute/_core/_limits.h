@@ -23,6 +23,24 @@ static inline int64_t fr_sum_32(int32_t *first, int64_t count) {
     return sum;
 }
 
+/* Whose a slot is, and how many use it; see _limits_c.pyx for their order. */
+static inline int64_t fr_load_key(int64_t *cell) {
+    return atomic_load_explicit((_Atomic int64_t *)cell, memory_order_seq_cst);
+}
+
+static inline void fr_store_key(int64_t *cell, int64_t value) {
+    atomic_store_explicit((_Atomic int64_t *)cell, value, memory_order_seq_cst);
+}
+
+static inline void fr_add_users(int64_t *cell, int64_t change) {
+    atomic_fetch_add_explicit((_Atomic int64_t *)cell, change, memory_order_seq_cst);
+}
+
+static inline int fr_cas_key(int64_t *cell, int64_t expect, int64_t desired) {
+    return atomic_compare_exchange_strong_explicit(
+        (_Atomic int64_t *)cell, &expect, desired, memory_order_seq_cst, memory_order_seq_cst);
+}
+
 /* count * period / limit, rounded down, at least 1 for a count above 0, at most `most`. */
 static inline int64_t fr_cost_ns(int64_t count, int64_t limit, int64_t period, int64_t most) {
     if (count <= 0)

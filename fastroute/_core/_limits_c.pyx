@@ -3,6 +3,10 @@
 
 Rates and quotas are moved by compare-and-swap. Concurrency is a count of each worker's own, which nobody else writes:
 a worker that is killed leaves nothing behind but that, and the supervisor zeroes it.
+
+A place is given to another subject only while nobody uses it. Whoever uses one is counted in it first and reads whose
+it is after that; whoever takes it over marks it as nobody's first and reads that count after that. All four are
+sequentially consistent, so of two that meet one sees the other, and steps back.
 """
 
 cimport cython
@@ -22,6 +26,7 @@ from fastroute._core._limits_file import (
     create_file,
     file_bytes,
     open_file,
+    replacing,
     subject_key,
 )
 
@@ -35,6 +40,10 @@ cdef extern from "_limits.h":
     void fr_add_32(int32_t *cell, int32_t change) noexcept
     void fr_store_32(int32_t *cell, int32_t value) noexcept
     int64_t fr_sum_32(int32_t *first, int64_t count) noexcept
+    int64_t fr_load_key(int64_t *cell) noexcept
+    void fr_store_key(int64_t *cell, int64_t value) noexcept
+    void fr_add_users(int64_t *cell, int64_t change) noexcept
+    bint fr_cas_key(int64_t *cell, int64_t expect, int64_t desired) noexcept
     int64_t fr_cost_ns(int64_t count, int64_t limit, int64_t period, int64_t most) noexcept
     int64_t fr_room(int64_t ns, int64_t limit, int64_t period) noexcept
     int fr_duration(char *out, int64_t ns) noexcept
@@ -53,6 +62,7 @@ cdef enum:
     DAY_REQUESTS = 3
     DAY_TOKENS = 4
     REFUSED = 5
+    USERS = 6
     LOST = 0
     MAX_PROBES = 128
     COUNT_BITS = 44
@@ -71,6 +81,8 @@ cdef int64_t DAY_NS = 86_400_000_000_000
 cdef int64_t MAX_DEBT_NS = 86_400_000_000_000
 cdef int64_t BUSY_WAIT_NS = 1_000_000_000
 cdef int64_t MAX_COUNT = (<int64_t>1 << COUNT_BITS) - 1
+# No subject's: the slot is being taken over.
+cdef int64_t NOBODY = <int64_t>1 << 63
 
 cdef bytes LIMIT_REQUESTS, LEFT_REQUESTS, RESET_REQUESTS, LIMIT_TOKENS, LEFT_TOKENS, RESET_TOKENS
 (LIMIT_REQUESTS, LEFT_REQUESTS, RESET_REQUESTS, LIMIT_TOKENS, LEFT_TOKENS, RESET_TOKENS) = FIELD_NAMES
@@ -140,7 +152,9 @@ cdef class Table:
         """Return the slot of a subject, claimed if it has none yet; -1 if there is none to be had."""
         cdef int64_t key = subject_key(name)
         self.check_open()
-        cdef int64_t slot = self.c_find(key)
+        cdef int64_t slot = self.c_seek(key)
+        if slot < 0:
+            fr_add(self.cells + FIRST_WORD + LOST, 1)
         return slot if slot >= 0 else -1
 
     def cell(self, Py_ssize_t slot, Py_ssize_t cell):
@@ -197,21 +211,89 @@ cdef class Table:
     cdef inline int64_t c_held(self, int64_t slot) noexcept:
         return fr_sum_32(self.shares + slot * self.workers, self.workers)
 
-    cdef int64_t c_find(self, int64_t key) noexcept:
-        cdef int64_t mask = self.slots - 1
+    cdef int64_t c_seek(self, int64_t key) noexcept:
+        """Return the slot of a subject, claimed if it has none yet and one is empty; else NOWHERE."""
         cdef int64_t attempt, slot, found
         cdef int64_t *cell
         for attempt in range(MAX_PROBES):
-            slot = (key + attempt * (attempt + 1) // 2) & mask
+            slot = self.c_probe(key, attempt)
             cell = self.c_cell(slot, KEY)
-            found = fr_load(cell)
+            found = fr_load_key(cell)
             if found == 0:
                 # Whoever else claims it meanwhile may be the same subject.
-                found = key if fr_cas(cell, 0, key) else fr_load(cell)
+                found = key if fr_cas_key(cell, 0, key) else fr_load_key(cell)
             if found == key:
                 return slot
-        fr_add(self.cells + FIRST_WORD + LOST, 1)
         return NOWHERE
+
+    cdef int64_t c_place(self, int64_t key, int64_t now_ns, int64_t day) except? -3:
+        """Return the slot of a subject, if need be that of another of whom nothing is to be remembered."""
+        cdef int64_t slot = self.c_seek(key)
+        if slot < 0 and self.has_idle(key, now_ns, day):
+            slot = self.replace(key, now_ns, day)
+        if slot < 0:
+            fr_add(self.cells + FIRST_WORD + LOST, 1)
+        return slot
+
+    cdef bint has_idle(self, int64_t key, int64_t now_ns, int64_t day) noexcept:
+        cdef int64_t attempt
+        for attempt in range(MAX_PROBES):
+            if self.is_idle(self.c_probe(key, attempt), now_ns, day):
+                return True
+        return False
+
+    cdef int64_t replace(self, int64_t key, int64_t now_ns, int64_t day) except? -3:
+        """Give a subject the slot of an idle one; one process at a time, so that nobody gets two."""
+        cdef int64_t attempt, slot
+        with replacing(self.path) as alone:
+            if not alone:
+                return NOWHERE
+            slot = self.c_seek(key)
+            if slot >= 0:
+                return slot
+            for attempt in range(MAX_PROBES):
+                slot = self.c_probe(key, attempt)
+                if self.take_over(slot, key, now_ns, day):
+                    return slot
+        return NOWHERE
+
+    cdef bint take_over(self, int64_t slot, int64_t key, int64_t now_ns, int64_t day) noexcept:
+        """Give an idle slot to a subject. One that is NOBODY's has been left so by a process that died."""
+        cdef int64_t *cell = self.c_cell(slot, KEY)
+        cdef int64_t owner = fr_load_key(cell)
+        if not self.is_idle(slot, now_ns, day) or (owner != NOBODY and not fr_cas_key(cell, owner, NOBODY)):
+            return False
+        if not self.is_idle(slot, now_ns, day):
+            # Somebody had come before it was marked.
+            fr_store_key(cell, owner)
+            return False
+        fr_store(self.c_cell(slot, REFUSED), 0)
+        fr_store_key(cell, key)
+        return True
+
+    cdef inline bint use(self, int64_t slot, int64_t key) noexcept:
+        """Be counted in a slot: nobody takes it over while that lasts. False: it is not the subject's, or no longer."""
+        fr_add_users(self.c_cell(slot, USERS), 1)
+        if fr_load_key(self.c_cell(slot, KEY)) == key:
+            return True
+        self.unuse(slot)
+        return False
+
+    cdef inline void unuse(self, int64_t slot) noexcept:
+        fr_add_users(self.c_cell(slot, USERS), -1)
+
+    cdef bint is_idle(self, int64_t slot, int64_t now_ns, int64_t day) noexcept:
+        """Whether a slot says nothing that an empty one would not."""
+        return (
+            fr_load_key(self.c_cell(slot, USERS)) == 0
+            and fr_load(self.c_cell(slot, REQUESTS)) <= now_ns
+            and fr_load(self.c_cell(slot, TOKENS)) <= now_ns
+            and c_count(fr_load(self.c_cell(slot, DAY_REQUESTS)), day) == 0
+            and c_count(fr_load(self.c_cell(slot, DAY_TOKENS)), day) == 0
+        )
+
+    cdef inline int64_t c_probe(self, int64_t key, int64_t attempt) noexcept:
+        return (key + attempt * (attempt + 1) // 2) & (self.slots - 1)
 
 
 cdef class Ceilings:
@@ -223,7 +305,6 @@ cdef class Ceilings:
     cdef Table table
     cdef Place *places
     cdef Py_ssize_t size
-    cdef bint resolved
 
     def __cinit__(self, Table table not None, subjects):
         """Raises ValueError for too many subjects, or a ceiling out of bounds."""
@@ -256,13 +337,39 @@ cdef class Ceilings:
         cdef Place *place = &self.places[at]
         return Subject(self.names[at], place.rpm, place.tpm, place.concurrency, place.rpd, place.tpd)
 
-    cdef void resolve(self) noexcept:
-        """Find the slots. The table is open."""
+    cdef int enter(self, int64_t now_ns, int64_t day) except -1:
+        """Be counted in the slots of all subjects, found for those who have none or have it no longer."""
+        cdef Py_ssize_t at
+        cdef Place *place
+        cdef int _meeting
+        for at in range(self.size):
+            place = &self.places[at]
+            for _meeting in range(MAX_MEETINGS):
+                if place.slot >= 0 and self.table.use(place.slot, place.key):
+                    break
+                # It may be given to another again before it is used.
+                place.slot = self.table.c_place(place.key, now_ns, day)
+                if place.slot < 0:
+                    break
+            else:
+                place.slot = NOWHERE
+        return 0
+
+    cdef void leave(self, int bits) noexcept:
+        """Be counted no longer in those slots. They may be others' from here on."""
         cdef Py_ssize_t at
         for at in range(self.size):
-            if self.places[at].slot == UNKNOWN:
-                self.places[at].slot = self.table.c_find(self.places[at].key)
-        self.resolved = True
+            if bits >> at & 1:
+                self.table.unuse(self.places[at].slot)
+
+    cdef int placed(self) noexcept:
+        """Return which of the subjects have a slot, as bits."""
+        cdef Py_ssize_t at
+        cdef int bits = 0
+        for at in range(self.size):
+            if self.places[at].slot >= 0:
+                bits |= 1 << at
+        return bits
 
 
 @cython.freelist(64)
@@ -273,6 +380,9 @@ cdef class Grant:
     cdef Limiter limiter
     cdef Ceilings first
     cdef Ceilings second
+    # Which of their subjects it is counted in: others may find a slot before it ends.
+    cdef int at_first
+    cdef int at_second
     cdef readonly int64_t tokens
     cdef int64_t day
     cdef readonly bint open
@@ -288,9 +398,9 @@ cdef class Grant:
         self.open = False
         self.limiter.table.check_open()
         if self.first is not None:
-            self.settle_at(self.first, used)
+            self.settle_at(self.first, self.at_first, used)
         if self.second is not None:
-            self.settle_at(self.second, used)
+            self.settle_at(self.second, self.at_second, used)
 
     def withdraw(self):
         """End it as if it had never been given; later calls do nothing."""
@@ -299,18 +409,20 @@ cdef class Grant:
         self.open = False
         self.limiter.table.check_open()
         if self.first is not None:
-            self.limiter.give_back(self.first, self.first.size, self.tokens, self.day)
+            self.limiter.give_back(self.first, self.at_first, self.tokens, self.day)
+            self.first.leave(self.at_first)
         if self.second is not None:
-            self.limiter.give_back(self.second, self.second.size, self.tokens, self.day)
+            self.limiter.give_back(self.second, self.at_second, self.tokens, self.day)
+            self.second.leave(self.at_second)
 
-    cdef void settle_at(self, Ceilings ceilings, int64_t used) noexcept:
+    cdef void settle_at(self, Ceilings ceilings, int bits, int64_t used) noexcept:
         cdef Py_ssize_t at
         cdef Place *place
         cdef Limiter limiter = self.limiter
         cdef int64_t debited, change
         for at in range(ceilings.size):
             place = &ceilings.places[at]
-            if place.slot < 0:
+            if not bits >> at & 1:
                 continue
             if place.concurrency:
                 limiter.share(place.slot, -1)
@@ -322,6 +434,8 @@ cdef class Grant:
             if place.tpd:
                 debited = self.tokens if self.tokens < place.tpd else place.tpd
                 limiter.correct(place.slot, self.day, used - debited)
+        # Last: from here on the slots may be others'.
+        ceilings.leave(bits)
 
 
 @cython.final
@@ -345,36 +459,43 @@ cdef class Limiter:
         """Let a request in by every ceiling of both, or by none: None, and the attributes say why."""
         cdef int64_t needed = c_bounded(least)
         cdef int64_t wanted = c_bounded(tokens)
+        cdef int64_t day = wall_ns // DAY_NS
         cdef Grant grant
         cdef int _meeting
         self.table.check_open()
         if wanted < needed:
             wanted = needed
-        if first is not None and not first.resolved:
-            first.resolve()
-        if second is not None and not second.resolved:
-            second.resolve()
         for _meeting in range(MAX_MEETINGS):
             self.refused = None
             self.hopeless = False
             self.wait_ns = -1
             if first is not None:
+                first.enter(now_ns, day)
+            if second is not None:
+                second.enter(now_ns, day)
+            if first is not None:
                 self.look(first, needed, wanted, now_ns, wall_ns)
             if second is not None:
                 self.look(second, needed, wanted, now_ns, wall_ns)
-            if self.refused is not None:
-                return None
-            if self.take_all(first, second, wanted, now_ns, wall_ns // DAY_NS):
+            if self.refused is None and self.take_all(first, second, wanted, now_ns, day):
                 grant = Grant.__new__(Grant)
                 grant.limiter = self
                 grant.first = first
                 grant.second = second
+                grant.at_first = first.placed() if first is not None else 0
+                grant.at_second = second.placed() if second is not None else 0
                 grant.tokens = wanted
-                grant.day = wall_ns // DAY_NS
+                grant.day = day
                 grant.open = True
                 return grant
+            if first is not None:
+                first.leave(first.placed())
+            if second is not None:
+                second.leave(second.placed())
+            if self.refused is not None:
+                return None
         # Somebody else was faster each time: whatever it is that they meet at, it is next to full.
-        self.refused = (first if first is not None else second).subjects[0]
+        self.refused = (first if first is not None and first.size else second).c_subject(0)
         self.dimension = PER_MINUTE_REQUESTS
         self.wait_ns = BUSY_WAIT_NS
         return None
@@ -383,16 +504,20 @@ cdef class Limiter:
                     int64_t wall_ns):
         """Return how long until one of the subjects lets in that many requests and tokens, one after the other."""
         cdef int64_t count = c_bounded(requests), wanted = c_bounded(tokens), day = wall_ns // DAY_NS
-        cdef int64_t wait, longest = 0
+        cdef int64_t longest = 0
         cdef Place *place
         self.table.check_open()
         if at < 0 or at >= ceilings.size:
             raise IndexError(f"no subject {at}")
-        if not ceilings.resolved:
-            ceilings.resolve()
         place = &ceilings.places[at]
-        if place.slot < 0:
-            return 0
+        ceilings.enter(now_ns, day)
+        if place.slot >= 0:
+            longest = self.ahead_ns(place, count, wanted, now_ns, wall_ns)
+        ceilings.leave(ceilings.placed())
+        return longest
+
+    cdef int64_t ahead_ns(self, Place *place, int64_t count, int64_t wanted, int64_t now_ns, int64_t wall_ns) noexcept:
+        cdef int64_t wait, longest = 0, day = wall_ns // DAY_NS
         if place.rpm:
             wait = c_ahead(fr_load(self.table.c_cell(place.slot, REQUESTS)), now_ns) - PERIOD_NS
             wait += c_cost(count, place.rpm)
@@ -419,8 +544,7 @@ cdef class Limiter:
         limit[0] = limit[1] = 0
         left[0] = left[1] = reset[0] = reset[1] = 0
         self.table.check_open()
-        if not ceilings.resolved:
-            ceilings.resolve()
+        ceilings.enter(now_ns, day)
         for at in range(ceilings.size):
             place = &ceilings.places[at]
             if place.slot < 0:
@@ -433,6 +557,7 @@ cdef class Limiter:
                 self.near_rate(place.slot, TOKENS, place.tpm, now_ns, left + 1, limit + 1, reset + 1)
             if place.tpd:
                 self.near_quota(place.slot, DAY_TOKENS, place.tpd, day, wall_ns, left + 1, limit + 1, reset + 1)
+        ceilings.leave(ceilings.placed())
         found = []
         if limit[0]:
             found.append((LIMIT_REQUESTS, c_decimal(limit[0])))
@@ -530,33 +655,27 @@ cdef class Limiter:
 
     cdef bint take_all(self, Ceilings first, Ceilings second, int64_t tokens, int64_t now_ns, int64_t day) noexcept:
         """Take everything, or nothing if another worker has been faster somewhere."""
-        cdef Py_ssize_t taken
-        if first is not None:
-            taken = self.take(first, tokens, now_ns, day)
-            if taken < first.size:
-                self.give_back(first, taken, tokens, day)
-                return False
-        if second is not None:
-            taken = self.take(second, tokens, now_ns, day)
-            if taken < second.size:
-                self.give_back(second, taken, tokens, day)
-                if first is not None:
-                    self.give_back(first, first.size, tokens, day)
-                return False
+        if first is not None and not self.take(first, tokens, now_ns, day):
+            return False
+        if second is not None and not self.take(second, tokens, now_ns, day):
+            if first is not None:
+                self.give_back(first, first.placed(), tokens, day)
+            return False
         return True
 
-    cdef Py_ssize_t take(self, Ceilings ceilings, int64_t tokens, int64_t now_ns, int64_t day) noexcept:
-        """Take from one subject after the other; return how many have been taken from in full."""
+    cdef bint take(self, Ceilings ceilings, int64_t tokens, int64_t now_ns, int64_t day) noexcept:
+        """Take from all subjects, or nothing."""
         cdef Py_ssize_t at
         for at in range(ceilings.size):
             if ceilings.places[at].slot >= 0 and not self.take_at(&ceilings.places[at], tokens, now_ns, day):
-                return at
-        return ceilings.size
+                self.give_back(ceilings, ceilings.placed() & ((1 << at) - 1), tokens, day)
+                return False
+        return True
 
-    cdef void give_back(self, Ceilings ceilings, Py_ssize_t count, int64_t tokens, int64_t day) noexcept:
+    cdef void give_back(self, Ceilings ceilings, int bits, int64_t tokens, int64_t day) noexcept:
         cdef Py_ssize_t at
-        for at in range(count):
-            if ceilings.places[at].slot >= 0:
+        for at in range(ceilings.size):
+            if bits >> at & 1:
                 self.return_at(&ceilings.places[at], tokens, day, PER_DAY_TOKENS + 1)
 
     cdef bint take_at(self, Place *place, int64_t tokens, int64_t now_ns, int64_t day) noexcept:

@@ -6,18 +6,23 @@
     then  for each slot one signed 32-bit count per worker: what that worker holds of the subject's concurrency
 
 A subject ("key:app-1", "model:gpt-4o") is found by a 64-bit hash of its name. Whoever needs a slot first claims it, so
-neither reloads nor keys made at run time have to be coordinated. Slots are not given up while the file is in use; when
-a gateway starts it makes a new file, into which only what still means anything is carried over.
+neither reloads nor keys made at run time have to be coordinated. A subject that finds none within its reach gets that
+of another who has nothing under way, and of whom there is nothing to be remembered: its rates have refilled, and its
+day has not begun. When a gateway starts it makes a new file, into which only what still means anything is carried over.
 
     REQUESTS, TOKENS          the theoretical arrival time (GCRA): monotonic nanoseconds
     DAY_REQUESTS, DAY_TOKENS  day number (UTC) << 44 | count
     REFUSED                   requests that this subject's ceilings have refused
+    USERS                     requests under way; those of a worker that was killed keep the slot until the next start
 """
 
+import contextlib
+import fcntl
 import hashlib
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from fastroute._core._mapped_file import new_file
@@ -29,9 +34,13 @@ TOKENS: Final = 2
 DAY_REQUESTS: Final = 3
 DAY_TOKENS: Final = 4
 REFUSED: Final = 5
+USERS: Final = 6
 CELLS: Final = 8
 
-#: Control word: subjects that found no slot, and whose ceilings therefore do not hold.
+#: In place of a subject's hash, while its slot is given to another.
+NOBODY: Final = -(1 << 63)
+
+#: Control word: how often a subject found no slot, and its ceilings did not hold.
 LOST: Final = 0
 WORDS: Final = 64
 
@@ -114,7 +123,8 @@ class Moment(NamedTuple):
 def subject_key(name: str) -> int:
     """Return the hash that a subject is known by, as the signed number of its cell; never 0."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) or 1
+    key = int.from_bytes(digest, "little", signed=True)
+    return key if key not in (0, NOBODY) else 1
 
 
 def checked(subjects: tuple[Subject, ...]) -> tuple[Subject, ...]:
@@ -172,6 +182,27 @@ def open_file(path: str) -> tuple[mmap.mmap, int, int]:
         os.close(fd)
 
 
+def slots_for(subjects: int) -> int:
+    """Return the slots of a table for that many subjects: never more than three quarters of it are used."""
+    return min(MAX_SLOTS, max(SLOTS, 1 << (-(-subjects * 4 // 3) - 1).bit_length()))
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[bool]:
+    """Be the one process that gives slots of others away; False if that cannot be arranged.
+
+    The kernel frees the lock of a process that dies.
+    """
+    with contextlib.ExitStack() as stack:
+        alone = False
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            alone = True
+        yield alone
+
+
 def probe(key: int, attempt: int, slots: int) -> int:
     """Return where to look for a subject at the given attempt: triangular steps, which meet every slot."""
     return (key + attempt * (attempt + 1) // 2) & (slots - 1)
@@ -220,7 +251,7 @@ def _living(page: bytes, same_boot: bool, moment: Moment) -> list[list[int]]:
         for at in (DAY_REQUESTS, DAY_TOKENS):
             if cells[at] >> COUNT_BITS != today:
                 cells[at] = 0
-        if cells[KEY] and any(cells[REQUESTS : DAY_TOKENS + 1]):
+        if cells[KEY] not in (0, NOBODY) and any(cells[REQUESTS : DAY_TOKENS + 1]):
             found.append([*cells[: DAY_TOKENS + 1], 0, 0, 0])
     return found
 

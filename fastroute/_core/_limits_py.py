@@ -9,7 +9,7 @@ Exact within one process; several of them may let in too many, because Python ca
 """
 
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from fastroute._core._limits_file import (
@@ -38,6 +38,7 @@ from fastroute._core._limits_file import (
     SLOT_BYTES,
     SLOTS,
     TOKENS,
+    USERS,
     WORDS_OFFSET,
     Moment,
     Subject,
@@ -46,6 +47,7 @@ from fastroute._core._limits_file import (
     duration,
     open_file,
     probe,
+    replacing,
     subject_key,
 )
 
@@ -93,7 +95,9 @@ class Table:
 
     def find(self, name: str) -> int:
         """Return the slot of a subject, claimed if it has none yet; -1 if there is none to be had."""
-        slot = self._find(subject_key(name))
+        slot = self._seek(subject_key(name))
+        if slot < 0:
+            self._cells[_FIRST_WORD + LOST] += 1
         return slot if slot >= 0 else -1
 
     def cell(self, slot: int, cell: int) -> int:
@@ -140,7 +144,8 @@ class Table:
         self._check_open()
         return _FIRST_CELL + slot * CELLS + cell
 
-    def _find(self, key: int) -> int:
+    def _seek(self, key: int) -> int:
+        """Return the slot of a subject, claimed if it has none yet and one is empty; else _NOWHERE."""
         self._check_open()
         for attempt in range(MAX_PROBES):
             slot = probe(key, attempt, self.slots)
@@ -149,8 +154,47 @@ class Table:
                 self._cells[at] = key
             if self._cells[at] == key:
                 return slot
-        self._cells[_FIRST_WORD + LOST] += 1
         return _NOWHERE
+
+    def _place(self, key: int, now_ns: int, day: int) -> int:
+        """Return the slot of a subject, if need be that of another of whom nothing is to be remembered."""
+        slot = self._seek(key)
+        if slot < 0 and any(self._is_idle(at, now_ns, day) for at in self._within_reach(key)):
+            slot = self._replace(key, now_ns, day)
+        if slot < 0:
+            self._cells[_FIRST_WORD + LOST] += 1
+        return slot
+
+    def _replace(self, key: int, now_ns: int, day: int) -> int:
+        """Give a subject the slot of an idle one; one process at a time, so that nobody gets two."""
+        with replacing(self.path) as alone:
+            if not alone:
+                return _NOWHERE
+            slot = self._seek(key)
+            if slot >= 0:
+                return slot
+            for slot in self._within_reach(key):
+                if self._is_idle(slot, now_ns, day):
+                    first = _FIRST_CELL + slot * CELLS
+                    self._cells[first + REFUSED] = 0
+                    self._cells[first + KEY] = key
+                    return slot
+        return _NOWHERE
+
+    def _use(self, slot: int, change: int) -> None:
+        self._cells[_FIRST_CELL + slot * CELLS + USERS] += change
+
+    def _within_reach(self, key: int) -> Iterator[int]:
+        return (probe(key, attempt, self.slots) for attempt in range(MAX_PROBES))
+
+    def _is_idle(self, slot: int, now_ns: int, day: int) -> bool:
+        """Whether a slot says nothing that an empty one would not."""
+        first = _FIRST_CELL + slot * CELLS
+        return (
+            self._cells[first + USERS] == 0
+            and all(self._cells[first + cell] <= now_ns for cell in (REQUESTS, TOKENS))
+            and all(counted(self._cells[first + cell], day)[1] == 0 for cell in (DAY_REQUESTS, DAY_TOKENS))
+        )
 
     def _held(self, slot: int) -> int:
         return sum(self._shares[slot * self.workers : (slot + 1) * self.workers])
@@ -167,12 +211,25 @@ class Ceilings:
         self._keys = [subject_key(subject.name) for subject in self.subjects]
         self._slots = [_UNKNOWN] * len(self.subjects)
 
-    def _places(self) -> list[tuple[Subject, int]]:
-        """Return the subjects that have a slot, with it."""
-        for at, slot in enumerate(self._slots):
-            if slot == _UNKNOWN:
-                self._slots[at] = self._table._find(self._keys[at])
-        return [(subject, slot) for subject, slot in zip(self.subjects, self._slots, strict=True) if slot >= 0]
+    def _enter(self, now_ns: int, day: int) -> list[tuple[Subject, int]]:
+        """Be counted in the slots of all subjects, found for those who have none or have it no longer; return them.
+
+        Nobody else gets a slot while somebody is counted in it. A subject for which there is none is left out.
+        """
+        table = self._table
+        found = []
+        for at, subject in enumerate(self.subjects):
+            slot = self._slots[at]
+            if slot < 0 or table.cell(slot, KEY) != self._keys[at]:
+                slot = self._slots[at] = table._place(self._keys[at], now_ns, day)
+            if slot >= 0:
+                table._use(slot, 1)
+                found.append((subject, slot))
+        return found
+
+    def _leave(self, places: list[tuple[Subject, int]]) -> None:
+        for _, slot in places:
+            self._table._use(slot, -1)
 
 
 class Grant:
@@ -194,6 +251,7 @@ class Grant:
         limiter = self._limiter
         limiter._table._check_open()
         for subject, slot in self._places:
+            limiter._add(slot, USERS, -1)
             if subject.concurrency:
                 limiter._share(slot, -1)
             if subject.tpm:
@@ -246,9 +304,11 @@ class Limiter:
         """
         self._table._check_open()
         least, tokens = _bounded(least), max(_bounded(tokens), _bounded(least))
-        places = _places(first) + _places(second)
         day = wall_ns // DAY_NS
+        places = _entered(first, now_ns, day) + _entered(second, now_ns, day)
         if not self._peek(places, least, tokens, now_ns, wall_ns):
+            for _, slot in places:
+                self._table._use(slot, -1)
             return None
         for subject, slot in places:
             self._take(subject, slot, tokens, now_ns, day)
@@ -262,7 +322,8 @@ class Limiter:
         self._table._check_open()
         if not 0 <= at < len(ceilings.subjects):
             raise IndexError(f"no subject {at}")
-        ceilings._places()
+        places = ceilings._enter(now_ns, wall_ns // DAY_NS)
+        ceilings._leave(places)
         subject, slot = ceilings.subjects[at], ceilings._slots[at]
         requests, tokens = _bounded(requests), _bounded(tokens)
         longest = 0
@@ -281,10 +342,12 @@ class Limiter:
         """Return the header fields that tell a caller how much is left: of its ceilings, the nearest one each."""
         self._table._check_open()
         day = wall_ns // DAY_NS
+        places = ceilings._enter(now_ns, day)
+        ceilings._leave(places)
         found: list[Header] = []
         for at, minute, daily in ((0, REQUESTS, DAY_REQUESTS), (3, TOKENS, DAY_TOKENS)):
             best: tuple[int, int, int] | None = None
-            for subject, slot in _places(ceilings):
+            for subject, slot in places:
                 rate, quota = (subject.rpm, subject.rpd) if at == 0 else (subject.tpm, subject.tpd)
                 if rate:
                     ahead = max(0, self._cell(slot, minute) - now_ns)
@@ -347,14 +410,7 @@ class Limiter:
         return self._table._cells[_FIRST_CELL + slot * CELLS + cell]
 
     def _counted(self, slot: int, cell: int, day: int) -> tuple[int, int]:
-        """Return (day, count) in force: a cell of a day that is over counts nothing.
-
-        One of tomorrow stands, for another worker has looked at its clock later. One of a day further ahead is due to
-        a clock that was wrong, and counts nothing either.
-        """
-        word = self._cell(slot, cell)
-        stamped = word >> COUNT_BITS
-        return (stamped, word & MAX_COUNT) if 0 <= stamped - day <= 1 else (day, 0)
+        return counted(self._cell(slot, cell), day)
 
     # --- taking
 
@@ -375,8 +431,8 @@ class Limiter:
             self._set(slot, cell, max(self._cell(slot, cell), now_ns) + cost)
 
     def _count(self, slot: int, cell: int, day: int, count: int) -> None:
-        stamped, counted = self._counted(slot, cell, day)
-        self._set(slot, cell, stamped << COUNT_BITS | min(MAX_COUNT, counted + count))
+        stamped, before = self._counted(slot, cell, day)
+        self._set(slot, cell, stamped << COUNT_BITS | min(MAX_COUNT, before + count))
 
     def _correct(self, slot: int, cell: int, day: int, change: int) -> None:
         """Put right what was counted on a day. Once that day is over there is nothing to put right."""
@@ -394,6 +450,16 @@ class Limiter:
         self._table._shares[slot * self._table.workers + self._worker] += change
 
 
+def counted(word: int, day: int) -> tuple[int, int]:
+    """Return (day, count) that a day's cell says: one of a day that is over counts nothing.
+
+    One of tomorrow stands, for another worker has looked at its clock later. One of a day further ahead is due to
+    a clock that was wrong, and counts nothing either.
+    """
+    stamped = word >> COUNT_BITS
+    return (stamped, word & MAX_COUNT) if 0 <= stamped - day <= 1 else (day, 0)
+
+
 def cost_ns(count: int, limit: int) -> int:
     """Return how far an arrival that counts for `count` moves a cell on, when `limit` may come in a minute.
 
@@ -404,8 +470,8 @@ def cost_ns(count: int, limit: int) -> int:
     return min(MAX_DEBT_NS, max(1, count * PERIOD_NS // limit))
 
 
-def _places(ceilings: Ceilings | None) -> list[tuple[Subject, int]]:
-    return ceilings._places() if ceilings is not None else []
+def _entered(ceilings: Ceilings | None, now_ns: int, day: int) -> list[tuple[Subject, int]]:
+    return ceilings._enter(now_ns, day) if ceilings is not None else []
 
 
 def _bounded(count: int) -> int:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fastroute._core._limits_file import DIMENSIONS, SLOTS, LimitsFileError, Moment, Subject, read_boot_id
+from fastroute._core._limits_file import DIMENSIONS, SLOTS, LimitsFileError, Moment, Subject, read_boot_id, slots_for
 from fastroute._core._switch import USE_EXTENSIONS
 
 if TYPE_CHECKING or not USE_EXTENSIONS:
@@ -21,4 +21,5 @@ __all__ = [
     "Subject",
     "Table",
     "read_boot_id",
+    "slots_for",
 ]

@@ -35,6 +35,13 @@ class Words(Protocol):
         """Set a word if it is what was expected; return whether it was."""
 
 
+def count_published(state_dir: str) -> int:
+    """Return about how many keys are published in a state directory; 0 if that cannot be read."""
+    publication = Publication(state_dir)
+    publication.refresh()
+    return publication.count
+
+
 class File(NamedTuple):
     """What is at a path. table: an empty one if there is no file. fault: why it cannot be used, "" if it can."""
 
@@ -103,6 +110,11 @@ class Publication:
     def base(self) -> tuple[int, int]:
         """Return the generation of the table that changes are counted from, and how many keys it has."""
         return self._table.generation, self._table.count
+
+    @property
+    def count(self) -> int:
+        """Return about how many keys there are: changes are counted as if all of them were new ones."""
+        return self._table.count + self._recent.count
 
     # --- taking over what was published
 

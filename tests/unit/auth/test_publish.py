@@ -14,6 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from fastroute.auth.files import lock_path, recent_path, store_path, table_path
 from fastroute.auth.keys import digest
+from fastroute.auth.publication import count_published
 from fastroute.auth.publish import BusyError, Publisher, _lock, repair
 from fastroute.auth.published import PublishedKeys
 from fastroute.auth.store import KeyStore, KeyStoreError, NewKey
@@ -288,3 +289,16 @@ def test_whatever_stands_in_the_way_is_said(state: str) -> None:
             os.rmdir(name)
         publisher.publish(store)
     assert known(state, "a", "of-keys.table", "of-keys.recent") == ["a", "of-keys.table", "of-keys.recent"]
+
+
+def test_how_many_keys_are_published(tmp_path: Path) -> None:
+    state = str(tmp_path)
+    assert count_published(state) == 0
+    with KeyStore.open(state, Wall()) as store:
+        publisher = Publisher(state, min_recent=2)
+        for number in range(5):
+            store.add([NewKey(f"k{number}", digest(b"%d" % number), b"{}", 0)])
+            publisher.publish(store)
+        assert count_published(state) == 5
+        Path(table_path(state)).write_bytes(b"x" * 200)
+        assert count_published(state) == 0

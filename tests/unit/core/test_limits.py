@@ -284,22 +284,162 @@ def test_lengths_of_time_are_written_as_openai_does(
     assert door.fields(60 - seconds)[b"x-ratelimit-reset-requests"] == shown
 
 
-def test_a_full_table_lets_through_and_counts(limits: ModuleType, path: str) -> None:
-    table = limits.Table.create(path, 1, Moment(BOOT, NOW, WALL), 2)
-    try:
-        assert {table.find("a"), table.find("b")} == {0, 1}
-        assert table.find("c") == -1
-        assert table.lost == 1
-        ceilings = limits.Ceilings(table, [Subject("d", rpm=1)])
-        limiter = limits.Limiter(table, 0)
-        for _ in range(5):
-            grant = limiter.admit(ceilings, None, 0, 0, NOW, WALL)
-            assert grant is not None
-            grant.settle(3)
-        assert table.lost == 2
-        assert limiter.fields(ceilings, NOW, WALL) == []
-    finally:
-        table.close()
+@pytest.fixture
+def small(limits: ModuleType, path: str) -> Iterator[Any]:
+    """A table of two places."""
+    made = limits.Table.create(path, 2, Moment(BOOT, NOW, WALL), 2)
+    yield made
+    made.close()
+
+
+def admit(limits: ModuleType, table: Any, name: str, after_s: float = 0, **ceilings: int) -> Any:
+    shift = int(after_s * S)
+    caller = limits.Ceilings(table, [Subject(name, **ceilings)])
+    return limits.Limiter(table, 0).admit(caller, None, 0, 1, NOW + shift, WALL + shift)
+
+
+def subjects_of(table: Any) -> set[int]:
+    return {table.cell(slot, layout.KEY) for slot in range(table.slots)}
+
+
+def test_a_full_table_lets_through_and_counts(limits: ModuleType, small: Any) -> None:
+    assert {small.find("a"), small.find("b")} == {0, 1}
+    assert small.find("c") == -1
+    assert small.lost == 1
+    inside = [admit(limits, small, name, concurrency=1) for name in ("a", "b")]
+    ceilings = limits.Ceilings(small, [Subject("d", rpm=1, concurrency=1)])
+    limiter = limits.Limiter(small, 0)
+    grants = [limiter.admit(ceilings, None, 0, 0, NOW, WALL) for _ in range(5)]
+    assert None not in grants
+    assert small.lost == 6
+    assert limiter.fields(ceilings, NOW, WALL) == []
+    # They were counted nowhere; and once there is a place, it is found, and not settled by those who had none.
+    inside[0].settle(0)
+    held = limiter.admit(ceilings, None, 0, 0, NOW, WALL)
+    assert held is not None
+    assert limiter.admit(ceilings, None, 0, 0, NOW, WALL) is None
+    for grant in grants:
+        grant.settle(3)
+    assert sum(small.held(slot) for slot in range(2)) == 2
+    held.withdraw()
+    inside[1].settle(0)
+    assert [small.held(slot) + small.cell(slot, layout.USERS) for slot in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("ceilings", "kept_s", "free_s"),
+    [
+        ({"rpm": 2}, 29, 31),
+        ({"tpm": 2}, 29, 31),
+        ({"rpd": 9}, 3599, 3601),
+        ({"tpd": 9}, 3599, 3601),
+        ({"concurrency": 1}, -1, 0),
+    ],
+)
+def test_a_place_is_given_to_another_once_it_says_nothing(
+    limits: ModuleType, small: Any, ceilings: dict[str, int], kept_s: float, free_s: float
+) -> None:
+    for name in ("a", "b"):
+        admit(limits, small, name, **ceilings).settle(1)
+    before = subjects_of(small)
+    if kept_s >= 0:
+        assert admit(limits, small, "c", kept_s, rpd=1) is not None
+        assert (subjects_of(small), small.lost) == (before, 1)
+    lost = small.lost
+    assert admit(limits, small, "c", free_s, rpd=1) is not None
+    assert admit(limits, small, "c", free_s, rpd=1) is None
+    assert layout.subject_key("c") in subjects_of(small)
+    assert small.lost == lost
+
+
+def test_whoever_has_something_under_way_keeps_its_place(limits: ModuleType, small: Any) -> None:
+    """Whatever its ceilings are: what ends is to be put right where it was debited."""
+    grants = [admit(limits, small, name, tpm=100) for name in ("a", "b")]
+    before = subjects_of(small)
+    assert admit(limits, small, "c", 300, tpm=100) is not None
+    assert subjects_of(small) == before
+    for grant in grants:
+        grant.settle(0)
+    assert admit(limits, small, "c", 300, tpm=100) is not None
+    assert subjects_of(small) != before
+
+
+def test_subjects_of_one_request_do_not_take_each_others_places(limits: ModuleType, small: Any) -> None:
+    """One place is left for two of them: one gets it, the other one is let through."""
+    assert admit(limits, small, "a", rpm=1) is not None
+    admit(limits, small, "b", rpm=1).settle(0)
+    limiter = limits.Limiter(small, 0)
+    caller = limits.Ceilings(small, [Subject("key:c", rpd=1), Subject("tenant:c", rpd=1)])
+    model = limits.Ceilings(small, [Subject("model:c", rpd=2)])
+    shift = 100 * S
+    assert limiter.admit(caller, model, 0, 0, NOW + shift, WALL + shift) is not None
+    assert small.lost == 2
+    assert limiter.admit(caller, model, 0, 0, NOW + shift, WALL + shift) is None
+    assert limiter.refused.name == "key:c"
+
+
+def test_who_has_lost_its_place_finds_another(limits: ModuleType, small: Any) -> None:
+    door = Door(limits, small, rpm=2, concurrency=2)
+    first = door.enter()
+    assert first is not None
+    first.settle(0)
+    for name in ("b", "c"):
+        admit(limits, small, name, 100, rpd=5).settle(0)
+    assert layout.subject_key("key:a") not in subjects_of(small)
+    # There is none: it is let through, and leaves what is now others' alone.
+    cells = [small.cell(slot, cell) for slot in range(2) for cell in range(layout.CELLS)]
+    for _ in range(3):
+        grant = door.enter(after_s=100)
+        assert grant is not None
+        grant.settle(0)
+    assert [small.cell(slot, cell) for slot in range(2) for cell in range(layout.CELLS)] == cells
+    # After midnight there is.
+    assert [door.enter(after_s=4000) is not None for _ in range(3)] == [True, True, False]
+    assert door.limiter.refused.name == "key:a"
+
+
+def test_keys_that_come_and_go_never_fill_the_table(limits: ModuleType, path: str) -> None:
+    """A hundred times as many as there are places, each used once; no two share one."""
+    table = limits.Table.create(path, 1, Moment(BOOT, NOW, WALL), 16)
+    for number in range(1600):
+        name, now_s = f"key:{number}", number * 10.0
+        admit(limits, table, name, now_s, rpm=1).settle(0)
+        assert admit(limits, table, name, now_s, rpm=1) is None
+    assert table.lost == 0
+    table.close()
+
+
+def test_a_place_that_a_dead_process_was_about_to_give_away(limits: ModuleType, small: Any, path: str) -> None:
+    for name in ("a", "b"):
+        admit(limits, small, name, rpd=9).settle(0)
+    slot = small.find("a")
+    small.set_cell(slot, layout.KEY, layout.NOBODY)
+    assert admit(limits, small, "c", rpm=1) is not None
+    assert small.cell(slot, layout.KEY) == layout.NOBODY
+    assert admit(limits, small, "c", 3601, rpm=1) is not None
+    assert admit(limits, small, "d", 3601, rpm=1) is not None
+    assert subjects_of(small) == {layout.subject_key("c"), layout.subject_key("d")}
+    small.set_cell(slot, layout.KEY, layout.NOBODY)
+    again = limits.Table.create(path, 2, Moment(BOOT, NOW, WALL), 2)
+    assert layout.NOBODY not in subjects_of(again)
+    again.close()
+
+
+def test_a_table_whose_file_is_gone_gives_no_place_away(limits: ModuleType, small: Any, path: str) -> None:
+    for name in ("a", "b"):
+        admit(limits, small, name, rpm=1).settle(0)
+    Path(path).unlink()
+    before = subjects_of(small)
+    assert admit(limits, small, "c", 300, rpm=1) is not None
+    assert (subjects_of(small), small.lost) == (before, 1)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "slots"),
+    [(0, layout.SLOTS), (196_608, layout.SLOTS), (196_609, 1 << 19), (1_000_000, 1 << 21), (10**9, layout.MAX_SLOTS)],
+)
+def test_a_table_is_made_for_the_keys_there_are(subjects: int, slots: int) -> None:
+    assert layout.slots_for(subjects) == slots
 
 
 def test_subjects_share_by_name(limits: ModuleType, path: str, table: Any) -> None:

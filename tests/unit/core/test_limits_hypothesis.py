@@ -51,9 +51,9 @@ step = st.one_of(
 class Life:
     """One half's table; every step goes to it with the same arguments as to the other one."""
 
-    def __init__(self, half: ModuleType, folder: Path, subjects: list[Subject]) -> None:
+    def __init__(self, half: ModuleType, folder: Path, subjects: list[Subject], slots: int) -> None:
         path = str(folder / half.__name__)
-        self.table = half.Table.create(path, WORKERS, Moment(BOOT, NOW, WALL), SLOTS)
+        self.table = half.Table.create(path, WORKERS, Moment(BOOT, NOW, WALL), slots)
         self.limiters = [half.Limiter(self.table, number) for number in range(WORKERS)]
         # What a request has to do with: some of the subjects are its caller's, the others its model's.
         self.choices = [
@@ -112,14 +112,16 @@ class Life:
 
     def left_behind(self) -> list[list[int]]:
         return [
-            [*(self.table.cell(slot, at) for at in range(layout.CELLS)), self.table.held(slot)] for slot in range(SLOTS)
-        ]
+            [*(self.table.cell(slot, at) for at in range(layout.CELLS)), self.table.held(slot)]
+            for slot in range(self.table.slots)
+        ] + [[self.table.lost]]
 
 
-@given(subjects, st.lists(step, max_size=60))
-def test_halves_agree(subjects: list[Subject], steps: list[tuple[Any, ...]]) -> None:
+@given(subjects, st.lists(step, max_size=60), st.sampled_from([2, 4, SLOTS]))
+def test_halves_agree(subjects: list[Subject], steps: list[tuple[Any, ...]], slots: int) -> None:
+    """In a table with room for all, and in one where places change hands."""
     with tempfile.TemporaryDirectory() as folder:
-        lives = [Life(half, Path(folder), subjects) for half in (PURE, COMPILED)]
+        lives = [Life(half, Path(folder), subjects, slots) for half in (PURE, COMPILED)]
         for what in steps:
             pure, compiled = (life.do(*what) for life in lives)
             assert pure == compiled, what

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastroute._core._limits_file import DAY_NS, Moment
+from fastroute._core._limits_file import DAY_NS, USERS, Moment
 from tests.children import with_paths
 from tests.unit.core.twins import twins
 
@@ -193,3 +193,40 @@ def test_a_kill_at_any_moment_leaks_nothing(path: str, table: Any) -> None:
         finally:
             crowd.stop()
         assert [table.held(slot) for slot in slots] == [0, 0, 0]
+
+
+def test_places_change_hands_and_nobody_shares_one(path: str) -> None:
+    """Ten times as many subjects as places, one request at a time of each: who is inside writes that down."""
+    table = COMPILED.Table.create(path, PROCESSES, Moment(bytes(16), NOW, WALL), 32)
+    Path(f"{path}.inside").write_bytes(bytes(320))
+    body = (
+        "import mmap\n"
+        "file = open(sys.argv[1] + '.inside', 'r+b')\n"
+        "who = mmap.mmap(file.fileno(), 0)\n"
+        "rng = random.Random(worker)\n"
+        "some = [Ceilings(table, [Subject(f'key:{n}', concurrency=1)]) for n in range(320)]\n"
+        "inside, let_in = [], 0\n"
+        "def leave(n, grant):\n"
+        "    assert who[n] == worker + 1\n"
+        "    who[n] = 0\n"
+        "    grant.settle(0)\n"
+        "meet()\n"
+        "for step in range(30_000):\n"
+        "    n = rng.randrange(320) if step % 3 else rng.randrange(3)\n"
+        "    grant = try_in(some[n])\n"
+        "    if grant:\n"
+        "        assert who[n] == 0\n"
+        "        who[n] = worker + 1\n"
+        "        let_in += 1\n"
+        "        inside.append((n, grant))\n"
+        "    if len(inside) > 3 or not grant and inside:\n"
+        "        leave(*inside.pop(rng.randrange(len(inside))))\n"
+        "for n, grant in inside: leave(n, grant)\n"
+        "print(let_in)"
+    )
+    assert all(int(let_in) > 10_000 for let_in in run(path, body))
+    assert table.lost == 0
+    owners = [table.cell(slot, 0) for slot in range(32)]
+    assert len(set(owners)) == 32
+    assert [table.held(slot) + table.cell(slot, USERS) for slot in range(32)] == [0] * 32
+    table.close()

@@ -25,7 +25,7 @@ from fastroute.billing.ledger import Ledger, LedgerBusyError
 from fastroute.billing.segments import journal_directory
 from fastroute.control.plane import LEDGER_FILE
 from fastroute.upstream.mock import MockUpstream, Request, Script
-from tests.children import with_paths
+from tests.children import WATCHER, with_paths
 from tests.ports import free_ports
 
 START_TIMEOUT_S = 20.0
@@ -136,6 +136,7 @@ class Gateway:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        WATCHER.watch(self._process.pid)
         try:
             self.wait_ready(START_TIMEOUT_S)
         except BaseException:
@@ -181,6 +182,7 @@ class Gateway:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own, so nobody else's processes
         self._process.wait(STOP_TIMEOUT_S)
+        WATCHER.forget(self._process.pid)
 
     def stop(self) -> None:
         """End it in order if it still runs; whatever is left of its process group is killed."""

@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from typing import Any, Self
 import pytest
 
 from fastroute.upstream.mock import Barrier, Stall, json_response
+from tests.children import with_paths
 from tests.e2e.client import ask, begin, connect
 from tests.e2e.harness import ADMIN_KEY, Gateway, get_status, wait_until
 from tests.e2e.stage import ASK, CHAT, DONE, KEY, MODEL, Stage, event, piece, sent, stream_head, streamed
@@ -368,3 +371,22 @@ def test_a_start_after_sigkill_takes_the_same_ports_at_once(tmp_path: Path) -> N
         assert ask(gateway, KEY, ASK).status == 200
         link.close()
         assert len(gateway.records()) == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_tests_that_are_killed_leave_no_gateway_behind(signum: int, tmp_path: Path) -> None:
+    program = (
+        "import json, sys, time; from pathlib import Path; from tests.e2e.harness import Gateway\n"
+        "with Gateway(json.loads(sys.argv[1]), Path(sys.argv[2])) as gateway:\n"
+        "    print(gateway.pid, *gateway.children(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(ECHO), str(tmp_path)]
+    with subprocess.Popen(
+        command, env=with_paths(os.environ), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as tests:
+        assert tests.stdout is not None
+        pids = [int(word) for word in tests.stdout.readline().split()]
+        assert len(pids) >= 3
+        tests.send_signal(signum)
+    wait_until(lambda: not any(map(is_alive, pids)), 20)

@@ -13,9 +13,8 @@ from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.ratelimit import read_allowance
 from fastroute.admission import Admission, has_tried_enough, is_limited
 from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
-from fastroute.billing.cost import cost_nano_usd
-from fastroute.billing.estimate import estimate_usage
 from fastroute.billing.journal import JournalWriter
+from fastroute.books import Books
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
 from fastroute.downstream.heads import Fields
@@ -34,9 +33,7 @@ from fastroute.interfaces import (
     OUTPUT_TOKENS_PER_UNIT,
     PROMPT_TOKENS_PER_UNIT,
     DialectName,
-    Entry,
     Exchange,
-    Kind,
     Result,
     Scope,
 )
@@ -93,7 +90,10 @@ class Gateway:
         self.loop = loop
         #: Whoever has ceilings has got them from a limiter, and that one is in here.
         self._admission: Any = admission
-        self._relay = Relay(loop, self._now, self._settle, admission)
+        books = Books(journal, self._now, admission)
+        self._settle = books.settle
+        self.bill_loser = books.bill_loser
+        self._relay = Relay(loop, self._now, books.settle, admission)
 
     async def handle(self, downstream: Downstream) -> None:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
@@ -518,91 +518,6 @@ class Gateway:
         if ctx.attempts:
             ctx.outcome = "timeout"
         await self._refuse(downstream, ctx, _REFUSALS[reason]())
-
-    def _settle(self, ctx: Context) -> None:
-        """Write the one record of an admitted request. Later calls do nothing."""
-        if ctx.settled or not ctx.admitted:
-            return
-        ctx.settled = True
-        if ctx.grant is not None:
-            self._admission.settle(ctx)
-        endpoint: Endpoint | None = ctx.endpoint
-        usage = ctx.usage
-        cost: int | None = 0
-        if ctx.usage_source != "none":
-            cost = cost_nano_usd(endpoint.card if endpoint is not None else None, usage)
-            ctx.cost_nano_usd = -1 if cost is None else cost
-        self._journal.write(
-            _kind(ctx, endpoint, ctx.outcome, ctx.usage_source),
-            Entry(
-                ctx.record_id,
-                ctx.arrived_wall_ns,
-                ctx.request_id,
-                1 if ctx.stream else 0,
-                ctx.status,
-                ctx.attempts,
-                1 if cost is not None else 0,
-                cost or 0,
-                (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
-                (self._now() - ctx.started_ns) // 1000,
-                ctx.request_bytes,
-                ctx.response_bytes,
-                usage,
-            ),
-        )
-
-    def bill_loser(self, ctx: Context, endpoint: Endpoint) -> None:
-        """Write the record of an attempt that lost a race: its provider has read the prompt, and bills it."""
-        usage = estimate_usage(ctx.request_bytes, 0, 0, None)
-        cost = cost_nano_usd(endpoint.card, usage)
-        self._journal.write(
-            _kind(ctx, endpoint, "hedged", "estimated"),
-            Entry(
-                self._journal.next_id(),
-                ctx.arrived_wall_ns,
-                ctx.request_id,
-                1 if ctx.stream else 0,
-                0,
-                0,
-                1 if cost is not None else 0,
-                cost or 0,
-                -1,
-                (self._now() - ctx.started_ns) // 1000,
-                ctx.request_bytes,
-                0,
-                usage,
-            ),
-        )
-
-
-def _kind(ctx: Context, endpoint: Endpoint | None, outcome: str, source: str) -> Kind:
-    """Return what a request's record has in common with others."""
-    principal, operation = ctx.principal, ctx.operation
-    if endpoint is None:
-        return (
-            principal.key_id,
-            principal.tenant,
-            operation.dialect,
-            operation.name,
-            ctx.model,
-            "",
-            "",
-            "",
-            outcome,
-            source,
-        )
-    return (
-        principal.key_id,
-        principal.tenant,
-        operation.dialect,
-        operation.name,
-        ctx.model,
-        endpoint.provider,
-        endpoint.id,
-        endpoint.upstream_name(ctx.plan.model),
-        outcome,
-        source,
-    )
 
 
 _REFUSALS: Final = {

@@ -23,7 +23,7 @@ LAYERS = (
         "dialects", "observe",
     ),
     ("snapshot", "keypools", "transports"),
-    ("admission", "attempt", "gateway", "race", "relay", "build", "handout", "keylanes"),
+    ("admission", "attempt", "books", "gateway", "race", "relay", "build", "handout", "keylanes"),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip
@@ -35,6 +35,7 @@ WITHIN_A_LAYER = {
     ("admission", "attempt"),  # and attempts by those of their keys
     ("gateway", "race"),  # and lets two of them race
     ("gateway", "relay"),  # and passes the answer on
+    ("gateway", "books"),  # and writes down what it was
     ("relay", "attempt"),
     ("race", "attempt"),
     ("build", "keylanes"),  # the converter's part for paths with a token

@@ -214,11 +214,12 @@ class Connection(asyncio.Protocol):
         if data and not self._buffer:
             # Blank lines are no head yet: they do not make a connection less idle.
             self._since = self._listener.tick
+        checked = len(self._buffer) if data.startswith(self._buffer) else 0
         self._buffer = data
         if len(data) > self._listener.max_head_bytes:
             raise BadHeadError(431)
         if data:
-            check_begun(data)
+            check_begun(data, checked)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:

@@ -19,8 +19,9 @@ BROKEN: Final = 3
 #: Of a content-length.
 MAX_DIGITS: Final = 15
 MAX_KNOWN: Final = 1024
-#: Longer ones are read anew each time, so that the table stays small.
+#: Longer ones, and those of more fields, are read anew each time, so that the table stays small whoever fills it.
 MAX_KNOWN_BYTES: Final = 4096
+MAX_KNOWN_FIELDS: Final = 64
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"{1,32}) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
@@ -78,7 +79,8 @@ class HeadTable:
         head = known.get(key)
         if head is None:
             head = parse_head(data)
-            if len(data) <= MAX_KNOWN_BYTES and (head.framing == LENGTH) == bool(digits):
+            small = len(data) <= MAX_KNOWN_BYTES and len(head.headers) <= MAX_KNOWN_FIELDS
+            if small and (head.framing == LENGTH) == bool(digits):
                 _remember(known, key, head)
         headers = head.headers.copy()
         if head.framing != LENGTH:
@@ -134,10 +136,16 @@ def parse_head(data: bytes) -> RequestHead:
     return RequestHead(line[1].decode(), path, query, headers, length_at, framing, http10, persistent, expects)
 
 
-def check_begun(data: bytes) -> None:
-    """Refuse bytes that cannot become a head any more, however they go on. Raises BadHeadError."""
-    begun = _REQUEST_LINE.match(data) if b"\n" in data else _LINE_BEGUN.fullmatch(data)
-    if begun is None or data.count(b"\n") != data.count(b"\r\n"):
+def check_begun(data: bytes, checked: int = 0) -> None:
+    """Refuse bytes that cannot become a head any more, however they go on. Raises BadHeadError.
+
+    checked: how many of them have passed before; a head that comes in many pieces is not read anew with each.
+    """
+    if data.find(b"\n", 0, checked) < 0:
+        begun = _REQUEST_LINE.match(data) if b"\n" in data else _LINE_BEGUN.fullmatch(data)
+        if begun is None:
+            raise BadHeadError(400)
+    if data.count(b"\n", checked) != data.count(b"\r\n", max(checked - 1, 0)):
         raise BadHeadError(400)
 
 

@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import h11
@@ -11,6 +12,7 @@ from fastroute.downstream.http1.heads import (
     LENGTH,
     MAX_KNOWN,
     MAX_KNOWN_BYTES,
+    MAX_KNOWN_FIELDS,
     NO_BODY,
     BadHeadError,
     HeadTable,
@@ -174,6 +176,16 @@ def test_the_list_is_the_caller_s_own() -> None:
         assert len(table.read(data)[1]) == 1
 
 
+def test_heads_of_many_fields_are_not_remembered() -> None:
+    """Within the same bytes, each field of a few bytes takes a hundred more."""
+    table = HeadTable()
+    for fields, known in ((MAX_KNOWN_FIELDS, 1), (MAX_KNOWN_FIELDS + 1, 0)):
+        for last in (b"a: b", b"content-length: 5"):
+            data = head(*[b"a: b"] * (fields - 1), last)
+            assert len(data) < MAX_KNOWN_BYTES
+            assert [table.read(data)[0] is table.read(data)[0] for _ in range(2)] == [bool(known)] * 2
+
+
 def test_the_table_is_bounded() -> None:
     table = HeadTable()
     for number in range(3 * MAX_KNOWN):
@@ -253,3 +265,32 @@ def test_every_beginning_of_a_head_may_become_one(end: int) -> None:
 def test_what_cannot_become_one(data: bytes) -> None:
     with pytest.raises(BadHeadError):
         check_begun(data)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=12), st.data())
+def test_what_has_passed_before_need_not_be_read_again(parts: list[bytes], data: Any) -> None:
+    begun = b"GET /a HTTP/1.1\r\nhost: h\r"[: data.draw(st.integers(1, 26))] + b"".join(parts)
+    checked = data.draw(st.integers(0, len(begun)))
+
+    def passes(taken: bytes, before: int = 0) -> bool:
+        try:
+            check_begun(taken, before)
+        except BadHeadError:
+            return False
+        return True
+
+    if not checked or passes(begun[:checked]):
+        assert passes(begun, checked) == passes(begun)
+
+
+def test_a_head_in_many_pieces_is_not_read_anew_with_each() -> None:
+    whole = LINE + b"a:\r\n" * 200_000
+
+    def cost(checked: int) -> float:
+        began = time.process_time()
+        for _ in range(20):
+            check_begun(whole, checked)
+        return time.process_time() - began
+
+    assert min(cost(len(whole) - 1) for _ in range(3)) * 20 < min(cost(0) for _ in range(3))

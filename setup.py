@@ -62,4 +62,5 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions())
+# The C compiler is what takes the time.
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count() or 1}})

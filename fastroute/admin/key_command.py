@@ -2,15 +2,18 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from msgspec import inspect
 
-from fastroute.admin.keys import MAX_PAGE, Document, KeyDesk, KeyRequest
+from fastroute.admin.keys import BUDGET_FORM, MAX_LIFE_S, MAX_PAGE, Document, KeyDesk, KeyRequest
+from fastroute.auth.terms import MAX_MODELS
 from fastroute.config.ceilings import Limits
-from fastroute.config.fields import Period
+from fastroute.config.fields import Identifier, ModelName, Period, Sha256Hex
 from fastroute.config.schema import Config
 from fastroute.errors import ConfigError
 
@@ -18,6 +21,8 @@ from fastroute.errors import ConfigError
 Load = Callable[[str | None], Config]
 
 _LIMITS = Limits.__struct_fields__
+#: The field that an error is about, as msgspec writes it; with a bracket if it is about one of its elements.
+_PLACE: Final = re.compile(r" - at `\$\.([a-z0-9_.]+\[?)")
 
 
 def add_parser(commands: Any, load: Load, wall_ns: Callable[[], int]) -> None:
@@ -74,9 +79,9 @@ def _action(
 
 
 def _create(args: argparse.Namespace, desk: KeyDesk) -> int:
-    made = desk.create(_read_requests(args.source) if args.source else [_request(args)])
+    made = desk.create([_request(args)] if args.source is None else _read_requests(args))
     # The secrets first: should publishing fail, the gateway will do it, but nobody can tell them again.
-    if args.source:
+    if args.source is not None:
         print("\n".join(json.dumps(one) for one in made))
     elif args.json:
         print(json.dumps(made[0], indent=2))
@@ -119,6 +124,12 @@ def _revoke(args: argparse.Namespace, desk: KeyDesk) -> int:
     return 0
 
 
+def _given(args: argparse.Namespace) -> list[object]:
+    """Return the values of the options that describe one key."""
+    names = ("id", "tenant", "models", "budget_usd", "budget_per", "expires_at", "expires_in", "key_sha256", *_LIMITS)
+    return [getattr(args, name) for name in names]
+
+
 def _request(args: argparse.Namespace) -> KeyRequest:
     limits = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
     budget = {"usd": args.budget_usd, "per": args.budget_per}
@@ -129,16 +140,57 @@ def _request(args: argparse.Namespace) -> KeyRequest:
         "limits": limits or None,
         "budget": {name: value for name, value in budget.items() if value is not None} or None,
         "expires_at": args.expires_at,
-        "expires_in_s": _seconds(args.expires_in) if args.expires_in else None,
+        "expires_in_s": _seconds(args.expires_in) if args.expires_in is not None else None,
         "key_sha256": args.key_sha256,
     }
     try:
         return msgspec.convert({name: value for name, value in fields.items() if value is not None}, KeyRequest)
     except msgspec.ValidationError as error:
-        raise ConfigError([f"keys create: {error}"]) from None
+        raise ConfigError([f"keys create: {_in_options(str(error))}"]) from None
 
 
-def _read_requests(source: str) -> list[KeyRequest]:
+def _in_options(message: str) -> str:
+    """Return what is wrong with a request in terms of the options that it was made of."""
+    place = _PLACE.search(message)
+    option, form = _options().get(place[1], ("", "")) if place is not None else ("", "")
+    return f"{option}: {form}" if option else message
+
+
+def _options() -> dict[str, tuple[str, str]]:
+    """Return the option of each field of a request, and what it must be."""
+    limits = inspect.type_info(Limits)
+    assert isinstance(limits, inspect.StructType)
+    return {
+        "id": ("--id", f"must be {_form(Identifier)}"),
+        "tenant": ("--tenant", f"must be {_form(Identifier)}"),
+        "models": ("--model", f"may be given {MAX_MODELS} times"),
+        "models[": ("--model", f"must be {_form(ModelName)}"),
+        "expires_at": ("--expires-at", "must be a time such as 2030-01-31T00:00:00Z"),
+        "expires_in_s": ("--expires-in", f"must be 1s to {MAX_LIFE_S // 86_400}d"),
+        "key_sha256": ("--key-sha256", f"must be {_form(Sha256Hex)}"),
+        "budget": ("--budget-per", "needs --budget-usd"),
+        "budget.usd": ("--budget-usd", f"must be {BUDGET_FORM}"),
+        **{f"limits.{one.name}": (f"--{one.name}", f"must be {_range(one.type)}") for one in limits.fields},
+    }
+
+
+def _form(kind: Any) -> str:
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.Metadata)
+    return str((described.extra or {})["form"])
+
+
+def _range(kind: inspect.Type) -> str:
+    assert isinstance(kind, inspect.UnionType)
+    number = next(one for one in kind.types if isinstance(one, inspect.IntType))
+    return f"{number.ge} to {number.le}"
+
+
+def _read_requests(args: argparse.Namespace) -> list[KeyRequest]:
+    source = args.source
+    if any(value is not None for value in _given(args)):
+        # What it says would hold for none of the keys.
+        raise ConfigError(["--from: goes with no option that describes a key; the lines of the file do that"])
     try:
         if source == "-":
             data = sys.stdin.buffer.read()
@@ -153,7 +205,7 @@ def _read_requests(source: str) -> list[KeyRequest]:
 
 
 def _seconds(text: str) -> int:
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1])
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
     if unit is None or not text[:-1].isdecimal() or len(text) > 12:
         raise ConfigError(["--expires-in: must be a number and one of s, m, h, d"])
     return int(text[:-1]) * unit

@@ -6,6 +6,7 @@ A secret is made here, told once in the answer to whoever asked for the key, and
 import datetime
 import secrets
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,6 +26,10 @@ MAX_PAGE: Final = 1000
 MAX_AT_ONCE: Final = 100_000
 #: Farthest expiry: 100 years.
 MAX_LIFE_S: Final = 100 * 366 * 86_400
+#: The bounds of the configuration (`Usd`), which msgspec does not know for decimal numbers.
+MAX_BUDGET_USD: Final = 10**9
+BUDGET_PLACES: Final = 9
+BUDGET_FORM: Final = f"a number from 0 to {MAX_BUDGET_USD} with at most {BUDGET_PLACES} decimal places"
 
 Document = dict[str, Any]
 
@@ -140,6 +145,8 @@ class KeyDesk:
             raise KeyRefusedError("taken", f"there is a key '{key_id}' in the configuration already")
         if self._tenants and request.tenant not in self._tenants and request.tenant != ApiKey(id="").tenant:
             raise KeyRefusedError("invalid", f"no entry of tenants has the id '{request.tenant}'")
+        if request.budget is not None and not _is_budget(request.budget.usd):
+            raise KeyRefusedError("invalid", f"budget: usd must be {BUDGET_FORM}")
         terms = Terms(tenant=request.tenant, models=request.models, limits=request.limits, budget=request.budget)
         if request.key_sha256 is None:
             secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -211,6 +218,13 @@ def stored_key(state_dir: str, key_id: str, wall_ns: Callable[[], int]) -> ApiKe
         return decode_terms(record.terms).key(key_id)
     except ValueError as error:
         raise KeyStoreError(f"the terms of '{key_id}' cannot be read: {error}") from None
+
+
+def _is_budget(usd: Decimal) -> bool:
+    if not usd.is_finite() or not 0 <= usd <= MAX_BUDGET_USD:
+        return False
+    exponent = usd.normalize().as_tuple().exponent
+    return isinstance(exponent, int) and -exponent <= BUDGET_PLACES
 
 
 def _configured(key: ApiKey) -> Document:

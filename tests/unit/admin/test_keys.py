@@ -175,6 +175,16 @@ def test_nonsense_is_refused(fields: dict[str, Any]) -> None:
         request(**fields)
 
 
+@pytest.mark.parametrize("usd", ["-4", "-0.000000001", "1000000000.1", "1e300", "0.0000000001", "NaN", "Infinity"])
+def test_a_budget_is_an_amount_of_money(tmp_path: Path, usd: str) -> None:
+    assert refusal(desk(tmp_path), budget={"usd": usd})[0] == "invalid"
+
+
+@pytest.mark.parametrize("usd", ["0", "4", "1000000000", "0.000000001", 12.5])
+def test_amounts_of_money(tmp_path: Path, usd: Any) -> None:
+    assert desk(tmp_path).create([request(budget={"usd": usd})])
+
+
 def test_a_secret_that_exists_already(tmp_path: Path) -> None:
     keys = desk(tmp_path)
     [made] = keys.create([request(id="old", key_sha256=digest(b"sk-from-elsewhere").hex())])

@@ -137,23 +137,31 @@ def _announce(config: Config, port: int, admin_port: int) -> None:
     url = f"http://{shown}:{port}"
     print(f"{_version()} listening on {url} ({config.server.workers} worker(s))", flush=True)
     print(f"admin on http://{config.server.admin.host}:{admin_port}", flush=True)
-    if not config.auth.keys and not config.auth.path_tokens and not _is_closed(config):
-        print("warning: no keys are configured: whoever can reach this address may use it", file=sys.stderr)
-    line = _curl(config, url)
+    closed = bool(config.auth.keys) or (not config.auth.path_tokens and _is_closed(config))
+    if not closed and not config.auth.path_tokens:
+        print(
+            "warning: no keys are configured: whoever can reach this address may use it, until a first key is made"
+            " (fastroute keys create); from then on every caller needs one",
+            file=sys.stderr,
+        )
+    line = _curl(config, url, closed=closed)
     once = "".join(
         f", once {name} holds {what}" for name, what in _CREDENTIALS if f"${name}" in line and not os.environ.get(name)
     )
     print(f"try it{once}:\n  {line}", flush=True)
 
 
-def _curl(config: Config, url: str) -> str:
-    """Return a curl line for the first model of the configuration, in a dialect it is served in."""
+def _curl(config: Config, url: str, *, closed: bool) -> str:
+    """Return a curl line for the first model of the configuration, in a dialect it is served in.
+
+    closed: whoever comes without a path token needs a key.
+    """
     provider = config.providers[0]
     model = next((m.name for m in provider.models if not is_pattern(m.name)), _EXAMPLES.get(provider.type, "echo"))
     if config.auth.path_tokens and not config.auth.keys:
         # The shell knows it where the environment has it; it is never printed.
         url = f"{url}/$FASTROUTE_UUID/lb"
-    auth = ' -H "authorization: Bearer $FASTROUTE_API_KEY"' if config.auth.keys else ""
+    auth = ' -H "authorization: Bearer $FASTROUTE_API_KEY"' if closed else ""
     message = '"messages":[{"role":"user","content":"Hello"}]'
     if provider.dialect == "anthropic":
         path, body = "/v1/messages", f'{{"model":"{model}","max_tokens":64,{message}}}'

@@ -79,6 +79,7 @@ def _action(
 
 
 def _create(args: argparse.Namespace, desk: KeyDesk) -> int:
+    was_open = desk.is_open()
     made = desk.create([_request(args)] if args.source is None else _read_requests(args))
     # The secrets first: should publishing fail, the gateway will do it, but nobody can tell them again.
     if args.source is not None:
@@ -91,6 +92,12 @@ def _create(args: argparse.Namespace, desk: KeyDesk) -> int:
             print(f"key: {made[0]['key']}")
             print("This is the only time the key is shown; only its SHA-256 is kept.", file=sys.stderr)
     sys.stdout.flush()
+    if was_open:
+        print(
+            "note: this is the first key; a gateway here was open to everybody, and from now on every caller needs one,"
+            " also once this one is revoked",
+            file=sys.stderr,
+        )
     if any(one["budget"] for one in made):
         print("warning: budgets of keys are accepted, but not in force in this version", file=sys.stderr)
     desk.publish(wait=True)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fastroute.auth.keys import digest
+from fastroute.auth.publication import Publication
 from fastroute.auth.publish import Publisher
 from fastroute.auth.store import KeyRecord, KeyRefusedError, KeyStore, KeyStoreError, NewKey
 from fastroute.auth.terms import MAX_MODELS, Terms, decode_terms, encode_terms
@@ -70,6 +71,14 @@ class KeyDesk:
         self._ids = {key.id: key for key in config.auth.keys}
         self._tenants = {tenant.id for tenant in config.tenants}
         self._digests: set[bytes] | None = None
+
+    def is_open(self) -> bool:
+        """Return whether callers need no key: the next one that is made closes the gateway to those without."""
+        if self._config.auth.keys or self._config.auth.path_tokens:
+            return False
+        published = Publication(self._state_dir)
+        published.refresh()
+        return not published.closed
 
     def close(self) -> None:
         """Close the database; the next call opens it again."""

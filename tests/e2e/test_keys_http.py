@@ -280,6 +280,8 @@ def test_no_secret_in_any_log(gateway: Gateway, links: Links) -> None:
 def test_the_first_key_closes_an_open_gateway_for_good(tmp_path: Path) -> None:
     with Gateway({**ECHO, "server": {"workers": 2}}, tmp_path) as gateway, linked(gateway, 2) as links:
         assert links.statuses("whatever") == [200, 200]
+        assert "until a first key is made" in gateway.log
+        assert gateway.log.count("$FASTROUTE_API_KEY") == 0
         secret = make(gateway, id="first")
         links.wait("whatever", 401)
         links.wait(secret, 200)
@@ -291,6 +293,10 @@ def test_the_first_key_closes_an_open_gateway_for_good(tmp_path: Path) -> None:
         assert ask(gateway, "whatever", chat()).status == 401
         # the second time nobody is told that everybody may come in
         assert gateway.log.count("no keys are configured") == 1
+        # and what it says to try has a place for a key
+        wait_until(lambda: gateway.log.count("try it") == 2)
+        assert "once FASTROUTE_API_KEY holds a client key" in gateway.log.rpartition("try it")[2]
+        assert "Bearer $FASTROUTE_API_KEY" in gateway.log.rpartition("try it")[2]
 
 
 def test_keys_made_before_the_start(tmp_path: Path) -> None:

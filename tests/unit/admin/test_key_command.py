@@ -74,7 +74,16 @@ def test_the_secret_is_printed_for_people_too(run: Any, state: str) -> None:
     assert lines["key:"] not in err
 
 
+def test_the_key_that_closes_an_open_gateway_says_so(run: Any, state: str, tmp_path: Path) -> None:
+    config = tmp_path / "closed.json"
+    config.write_text('{"providers": [{"type": "echo"}], "auth": {"keys": [{"id": "app", "key": "sk-of-the-app"}]}}')
+    said = [run("create")[2].count("from now on every caller needs one") for _ in range(2)]
+    assert said == [1, 0]
+    assert "from now on" not in run("create", "--state-dir", f"{state}-2", "-c", str(config))[2]
+
+
 def test_a_digest_has_no_secret_to_print(run: Any, state: str) -> None:
+    run("create")
     assert run("create", "--id", "old", "--key-sha256", digest(b"sk-old").hex()) == (0, "id:  old\n", "")
     assert published(state, "sk-old").key.id == "old"
 

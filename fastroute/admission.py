@@ -31,6 +31,9 @@ LOST_CHECK_S: Final = 30.0
 MAX_TRIED: Final = 64
 #: A prompt has at least one token in so many bytes, whatever it is made of.
 BYTES_PER_TOKEN_AT_MOST: Final = 50
+#: No answer is debited by more than this, unless that much was asked for: the largest context window there is. What a
+#: provider reports by mistake must not keep a caller out for a day.
+MAX_DEBIT: Final = 10_000_000
 #: Operations that answer without tokens of their own.
 _SILENT: Final = frozenset({"embeddings", "embedContent", "batchEmbedContents"})
 _GEMINI_CEILING: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
@@ -133,7 +136,7 @@ class Admission:
 
     def settle(self, ctx: Context) -> None:
         """End a request's grant with what it has used."""
-        ctx.grant.settle(0 if ctx.usage_source == "none" else _total(ctx.usage))
+        ctx.grant.settle(0 if ctx.usage_source == "none" else _debit(ctx.grant, ctx.usage))
         if len(self._queue):
             self._pump()
 
@@ -162,7 +165,7 @@ class Admission:
     def settle_attempt(self, ctx: Context, attempt: Attempt) -> None:
         """End an attempt's grant with what the answer to the client has used, or with nothing if there was none."""
         used = attempt.first_byte_ns >= 0 and ctx.usage_source != "none"
-        attempt.grant.settle(_total(ctx.usage) if used else 0)
+        attempt.grant.settle(_debit(attempt.grant, ctx.usage) if used else 0)
 
     def fields(self, ctx: Context) -> list[Header]:
         """Return the fields that tell the caller how much is left to it."""
@@ -206,8 +209,9 @@ class _Seat(Waiting):
             self.future.set_result(None)
 
 
-def _total(usage: Usage) -> int:
-    return usage.total_input + usage.total_output
+def _debit(grant: Grant, usage: Usage) -> int:
+    """Return what a grant is to be settled with: what was used, as far as one answer may have used that."""
+    return min(usage.total_input + usage.total_output, max(MAX_DEBIT, grant.tokens))
 
 
 def _level(ctx: Context, plan: Plan) -> int:

@@ -7,8 +7,8 @@ import orjson
 
 from fastroute._core.jsonscan import KIND_OBJECT, ScanError, Scanner
 
-#: A count above this is a fault of the provider; no model serves a trillion tokens in one answer.
-MAX_TOKENS: Final = 10**12
+#: A count above this is a fault of the provider: ten times the largest context window there is.
+MAX_TOKENS: Final = 10**8
 
 
 def count(source: dict[str, Any], *names: str) -> int | None:

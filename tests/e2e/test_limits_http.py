@@ -58,6 +58,15 @@ def held(gateway: Gateway, subject: str) -> int:
         table.close()
 
 
+def held_day(gateway: Gateway, subject: str) -> int:
+    """Return how many tokens the day counts."""
+    table = Table.open(os.path.join(gateway.state_dir, "limits"))
+    try:
+        return table.cell(table.find(subject), DAY_TOKENS) & MAX_COUNT
+    finally:
+        table.close()
+
+
 def limit_fields(answer: Answer) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if "ratelimit" in name}
 
@@ -183,6 +192,26 @@ def test_tokens_are_debited_and_settled_by_what_was_used(fleet: Fleet, tmp_path:
         assert "1000 tokens per day for this key" in refused.document["error"]["message"]
         assert refused.headers["x-ratelimit-remaining-tokens"] == "900"
         assert ask(gateway, "sk-k", chat(max_tokens=850)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("reported", "most"),
+    [
+        ("1e15", 1000), ("1000000000000000", 1000), ("100000000000", 1000), ("-100000000000", 1000), ("NaN", 1000),
+        ('"100000000000"', 1000), ("[7]", 1000), ("99999999", 10_000_000), ("400", 407),
+    ],
+)  # fmt: skip
+def test_an_absurd_report_keeps_nobody_out(fleet: Fleet, tmp_path: Path, reported: str, most: int) -> None:
+    usage = f'{{"prompt_tokens": 7, "completion_tokens": {reported}, "total_tokens": 12}}'
+    body = json.dumps(completion()).replace(json.dumps(completion()["usage"]), usage).encode()
+    fleet.plays["a"] = json_response(200, body)
+    limits = {"tpd": 50_000_000, "tpm": 50_000_000}
+    auth = keys({"id": "k", "limits": limits})
+    with running(tmp_path, [fleet.provider("a")], auth=auth, tenants=[{"id": "default", "limits": limits}]) as gateway:
+        assert ask(gateway, "sk-k", chat()).status == 200
+        wait_until(lambda: held_day(gateway, "key:k") <= most)
+        assert held_day(gateway, "tenant:default") <= most
+        assert ask(gateway, "sk-k", chat()).status == 200
 
 
 def test_a_failed_request_uses_no_tokens(fleet: Fleet, tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ class DirectListener:
                 lambda: Connection(self, loop), sock=self._socket.dup(), backlog=self._backlog
             )
         except OSError as error:
+            if self.stopping:
+                # Its socket was closed before its turn came.
+                return
             # Out of descriptors: the next tick tries again.
             log.error("cannot accept connections: %s", error.strerror or error)
             return

@@ -115,3 +115,19 @@ def test_stopped_before_it_began(run: Any) -> None:
         await stage.serving
 
     run(test)
+
+
+def test_stopped_in_the_moment_of_opening_again(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        stage = Stage(max_connections=1)
+        link = await stage.connect()
+        await ask(link)
+        [connection] = stage.listener._connections
+        stage.listener.leave(connection)
+        stage.listener.stop()
+        link[1].close()
+        await stage.serving
+        await asyncio.sleep(0.01)
+
+    run(test)
+    assert caplog.text == ""

@@ -42,6 +42,7 @@ cdef enum:
     MAX_SPAN_MS = 0xFFFFFF
     DEFAULT_RESET_MS = 60000
     STALE_MS = 600000
+    QUIET_MS = 60000
     FEW_REQUESTS = 2
     WARM_UP = 10
     # Of an Allowance: limit, remaining and time of each dimension.
@@ -261,6 +262,10 @@ cdef class Adaptive:
             known = self._pace(row) if word.seen & REFUSED else 0.0
             too_much = known
             if word.limit > 0.0 and not late and self.segment.c_total(row, IN_FLIGHT) * 2 >= word.limit:
+                if word.state == STABLE:
+                    if now_ms - fr_load(self.segment.c_cell(row, COOLDOWN_UNTIL_MS)) >= QUIET_MS:
+                        word.state = LEARNING
+                        too_much = 0.0
                 c_grow(&word, &too_much, self._rules[row].maximum)
             elif not fresh and word.seen & ANSWERED:
                 return
@@ -292,7 +297,7 @@ cdef class Adaptive:
                 too_much = <double>self.segment.c_total(row, IN_FLIGHT)
             # A request alone was not one too many; where a quota has run out, it was that; and if nobody at all is
             # answered, fewer will not be either.
-            learns = (word.limit > 0.0 or too_much >= 2.0) and self.c_headroom(row, now_ms) != USED_UP
+            learns = self.segment.c_total(row, IN_FLIGHT) >= 2 and self.c_headroom(row, now_ms) != USED_UP
             learns = learns and (rule.kind == GRADIENT2 or word.seen & ANSWERED)
             if learns:
                 word.limit = c_between(too_much * DECREASE, rule)

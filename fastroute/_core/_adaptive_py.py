@@ -25,6 +25,7 @@ from fastroute._core._adaptive_rules import (
     MAX_RESET_MS,
     MAX_SAMPLE_MS,
     MAX_SPAN_MS,
+    QUIET_MS,
     REFUSED,
     REQUEST_DIMENSIONS,
     ROOMY,
@@ -202,16 +203,18 @@ class Adaptive:
             late = word.state == COOLDOWN or (
                 word is old and word.seen & REFUSED and self._is_stale(row, mark, word, now_ms)
             )
-            known = too_much = self._pace(row) if word.seen & REFUSED else 0.0
+            known = too_much = remembered = self._pace(row) if word.seen & REFUSED else 0.0
             state, limit = word.state, word.limit
             if limit and not late and self.segment.total(row, IN_FLIGHT) * 2 >= limit:
+                if state == STABLE and now_ms - self.segment.cell(row, COOLDOWN_UNTIL_MS) >= QUIET_MS:
+                    state, known = LEARNING, 0.0
                 state, limit, too_much = grown(state, limit, known, setting.maximum)
             elif word is old and word.seen & ANSWERED:
                 return
             # Where a limit was to be forgotten, it is for good: a cooldown that somebody else begins does not bring
             # it back.
             if self._cas(row, cell, word._replace(state=state, seen=word.seen | ANSWERED, limit=limit)):
-                if too_much != known:
+                if too_much != remembered:
                     self._set_pace(row, too_much)
                 return
 
@@ -226,11 +229,12 @@ class Adaptive:
                 word is old and self._is_stale(row, mark, word, now_ms)
             ):
                 break
-            too_much = float(int(word.limit) or self.segment.total(row, IN_FLIGHT))
+            in_flight = self.segment.total(row, IN_FLIGHT)
+            too_much = float(int(word.limit) or in_flight)
             limit = word.limit
             # A request alone was not one too many; where a quota has run out, it was that; and if nobody at all is
             # answered, fewer will not be either.
-            learns = (limit > 0.0 or too_much >= 2.0) and self.headroom(row, now_ms) != USED_UP
+            learns = in_flight >= 2 and self.headroom(row, now_ms) != USED_UP
             learns = learns and (setting.kind == GRADIENT2 or word.seen & ANSWERED > 0)
             if learns:
                 limit = min(max(float(setting.minimum), too_much * DECREASE), float(setting.maximum or MAX_LIMIT))

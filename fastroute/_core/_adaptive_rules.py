@@ -68,6 +68,8 @@ STABLE_ROUNDS: Final = 8.0
 LEAST_GROWTH: Final = 2.4e-7
 #: A request is answered within this time: afterwards no answer is to one that was sent before the last decrease.
 STALE_MS: Final = 600_000
+#: So long after the last refusal, what was too much then is no measure any more.
+QUIET_MS: Final = 60_000
 #: Requests of which fewer are left than this are few, whatever the limit.
 FEW_REQUESTS: Final = 2
 

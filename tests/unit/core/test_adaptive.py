@@ -147,6 +147,38 @@ def test_two_overloads_are_two(stand: Stand) -> None:
     assert (stand.view.limit, stand.view.too_much) == (4.0, 8.0)
 
 
+def test_a_request_alone_was_not_one_too_many(stand: Stand) -> None:
+    """However often it is refused, and whatever has been learnt before: that is about something else."""
+    stand.refuse(16)
+    for _ in range(10):
+        stand.now_ms += 1000
+        stand.refuse(1)
+    assert (stand.view.limit, stand.view.too_much) == (8.0, 16.0)
+    assert stand.view.state == COOLDOWN
+
+
+def test_long_after_the_last_refusal_it_is_looked_what_more_there_is(stand: Stand) -> None:
+    """A limit that is close to what was too much grows slowly, but not for as long as nobody is refused."""
+    stand.refuse(16)
+    stand.now_ms += 1000
+    while stand.view.state == LEARNING:
+        stand.round(int(stand.view.limit), cost_ms=100.0)
+    assert (stand.view.state, int(stand.view.limit)) == (STABLE, 14)
+    until_ms = stand.segment.cell(ROW, cells.COOLDOWN_UNTIL_MS)
+    stand.now_ms = until_ms + rules.QUIET_MS - 1
+    stand.round(14, cost_ms=100.0)
+    assert (stand.view.state, int(stand.view.limit), stand.view.too_much) == (STABLE, 14, 16.0)
+    # As many more as there are answers, in a round of which half of the limit is in use.
+    stand.now_ms += 1
+    before = stand.view.limit
+    stand.round(14, cost_ms=100.0)
+    assert (stand.view.state, stand.view.too_much) == (LEARNING, 0.0)
+    assert stand.view.limit == pytest.approx(before + 5)
+    # What is refused then, is what is known from then on.
+    stand.round(int(stand.view.limit), RATE_LIMITED, hint_ms=1000)
+    assert stand.view.too_much == 19.0
+
+
 def test_the_cooldown_lasts_as_long_as_the_provider_says(stand: Stand) -> None:
     stand.refuse(8, hint_ms=7_000)
     stand.now_ms += 6_999

@@ -290,6 +290,29 @@ def test_counts_and_turns_outlive_a_restart(server: KeyServer, tmp_path: Path) -
         assert asked(gateway, "status")["stats"]["totalRequests"] == 0
 
 
+def test_counts_outlive_a_kill(server: KeyServer, tmp_path: Path) -> None:
+    """What has been saved by then is there again; it is saved every few seconds."""
+    keys = ",".join(CLAUDE)
+    with running(server, tmp_path, LOAD_BALANCER_API_KEYS=keys) as gateway:
+        for _ in range(7):
+            assert call(gateway, "POST", f"/{UUID}/lb/v1/messages", ASK)[0] == 200
+        gateway.wait_idle()
+        before = asked(gateway, "status")
+        saved = Path(gateway.state_dir) / "learnt.json"
+        wait_until(lambda: saved.exists() and kept_requests(saved) == 7, 30)
+        gateway.kill()
+        gateway.start()
+        assert asked(gateway, "status") == before
+        assert call(gateway, "POST", f"/{UUID}/lb/v1/messages", ASK)[0] == 200
+        gateway.wait_idle()
+        assert asked(gateway, "status")["stats"]["totalRequests"] == 8
+
+
+def kept_requests(file: Path) -> int:
+    """Return of how many requests it is known over a restart with which key they were sent."""
+    return sum(row["cells"].get("requests", [0])[0] for row in json.loads(file.read_bytes())["rows"])
+
+
 def test_time_window_and_weights_out_of_the_environment(server: KeyServer, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with running(server, tmp_path / "a", "time-window", LOAD_BALANCER_API_KEYS=",".join(CLAUDE)) as gateway:

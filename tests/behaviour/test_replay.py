@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import uvloop
 
+from fastroute.health.channel import LONG_REST_MS
 from fastroute.interfaces import Record
 from fastroute.upstream.mock import Close, Cut, MockUpstream, Request, Script, TrickleSend, chunk, response_head
 from tests.behaviour.gateway_in_process import NO_BREAKER, Client, InProcess
@@ -178,7 +179,10 @@ def expected_body(exchange: Exchange) -> bytes:
 
 
 def expected_wait(exchange: Exchange) -> bytes | None:
-    """Return what the client is told of when to come back: the provider's word up to two minutes, or a second."""
+    """Return what the client is told of when to come back: the provider's word, or a second.
+
+    The endpoint stands for any model: the limit of one of them keeps it out for ten minutes at most.
+    """
     if b"Request too large" in exchange.body:
         # Later it would be just as large.
         return None
@@ -191,7 +195,7 @@ def expected_wait(exchange: Exchange) -> bytes | None:
     if told:
         said.append(b"%d" % math.ceil(max(told)))
     if exchange.status in (429, 503, 529) and said:
-        return b"%d" % min(120, int(said[0]))
+        return b"%d" % min(LONG_REST_MS // 1000, int(said[0]))
     if exchange.status in (429, 529) and not _is_out_of_money(exchange):
         return b"1"
     return said[0] if said else None

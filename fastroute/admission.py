@@ -18,9 +18,8 @@ from fastroute.downstream.request import COUNT, MAX_TOKENS
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Header, Usage
 from fastroute.limits.queue import LEVELS, FairQueue, Waiting
-from fastroute.limits.refusal import over_limit, queue_full
+from fastroute.limits.refusal import exhausted, over_limit, queue_full
 from fastroute.routing.plan import Plan
-from fastroute.routing.refusals import whole_seconds
 from fastroute.upstream.endpoint import Endpoint
 
 log = logging.getLogger("fastroute")
@@ -159,7 +158,7 @@ class Admission:
                 _rest(plan.pool.info.segment, endpoint.index, self._now() // 1_000_000 + wait_ms)
             plan.wait_ms = wait_ms if plan.wait_ms < 0 else min(plan.wait_ms, wait_ms)
             if plan.refusal is None or plan.refusal.code == "rate_limit_exceeded":
-                plan.refusal = _exhausted(plan.wait_ms)
+                plan.refusal = exhausted(plan.wait_ms)
         return grant
 
     def settle_attempt(self, ctx: Context, attempt: Attempt) -> None:
@@ -283,16 +282,3 @@ def _rest(segment: Segment, row: int, until_ms: int) -> None:
     while (old := segment.cell(row, COOLDOWN_UNTIL_MS)) < until_ms:
         if segment.cas_cell(row, COOLDOWN_UNTIL_MS, old, until_ms):
             return
-
-
-def _exhausted(wait_ms: int) -> GatewayError:
-    error = GatewayError(
-        429,
-        "rate_limit_exceeded",
-        "every provider of this model is rate limited for now",
-        retry_after_s=whole_seconds(wait_ms),
-        fault="upstream",
-        retry_safe=True,
-    )
-    error.headers = ((b"retry-after-ms", b"%d" % wait_ms),)
-    return error

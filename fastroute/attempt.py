@@ -38,7 +38,8 @@ class Attempt(Permit, eq=False, gc=False):
 
     outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
     with its head. strip: the usage event is ours, not the client's. grant: what it holds of the ceilings of its key.
-    trial: what it is to find out about its key or model, see `health.channel`.
+    trial: what it is to find out about its key or model, see `health.channel`. judged: the outcome is that of the whole
+    error answer, as far as it will be read.
     """
 
     # Never None: an attempt is made with it, but what follows a field with a default must have one too.
@@ -55,6 +56,7 @@ class Attempt(Permit, eq=False, gc=False):
     strip: bool = False
     survey: Survey = NO_SURVEY
     trial: int = 0
+    judged: bool = False
 
     def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
         """Note a failure of the transport, before or after the answer had begun."""

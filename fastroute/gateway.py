@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK
+from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK, RATE_LIMITED
 from fastroute._core.h1 import UpstreamError, request_head
 from fastroute._core.ratelimit import read_allowance
 from fastroute.admission import Admission, has_tried_enough, is_limited
@@ -37,6 +37,7 @@ from fastroute.interfaces import (
     Result,
     Scope,
 )
+from fastroute.limits.refusal import exhausted
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
 from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
@@ -214,7 +215,7 @@ class Gateway:
             ctx.survey = held.survey
             await self._relay.whole(downstream, ctx, held, held.body, held.outcome)
         elif attempt is not None and attempt.failure is not None:
-            raise _bad_gateway(attempt.failure)
+            raise _bad_gateway(attempt.failure, attempt.outcome, ctx.retry_after_ms)
         else:
             raise plan.refusal or _nobody()
 
@@ -252,7 +253,9 @@ class Gateway:
             if failure is not None:
                 attempt.fail(failure, snapshot.classifier)
                 return False
-        attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
+        if attempt.outcome is classify.OK:
+            # How fast it is to refuse says nothing of its answers.
+            attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
         await self._relay.stream(downstream, ctx, exchange, attempt)
         return True
 
@@ -316,9 +319,9 @@ class Gateway:
             attempt.trial = trial
             return attempt
 
-    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
+    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
         """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
-        if ctx.attempts >= snapshot.max_attempts:
+        if not outcome.retryable or ctx.attempts >= snapshot.max_attempts:
             return False
         return plan.step < len(plan.chain) or snapshot.planner.gate(plan, self._now() // 1_000_000) > 0
 
@@ -375,6 +378,7 @@ class Gateway:
             if not ctx.record_id % LEARN_EVERY or attempt.trial:
                 self._learn(ctx.snapshot, attempt, now_ns // 1_000_000)
         else:
+            _heed(ctx, outcome.hint_ms)
             self._release(attempt, outcome, now_ns)
             if outcome.cause or attempt.trial:
                 self._tell_channel(ctx, attempt, now_ns)
@@ -436,17 +440,18 @@ class Gateway:
                 first = exchange.read()
             attempt.survey = survey(exchange.headers, first)
         except UpstreamError as error:
+            self._fail(attempt, exchange, error, ctx)
             close_exchange(exchange)
-            attempt.fail(error, snapshot.classifier)
             return
         except asyncio.CancelledError:
-            close_exchange(exchange)
             if ctx.interrupted not in (CONNECT, FIRST_BYTE):
+                close_exchange(exchange)
                 raise
             reason = ctx.resume()
             what = "connect" if reason == CONNECT else "answer"
             failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
-            attempt.fail(failure, snapshot.classifier)
+            self._fail(attempt, exchange, failure, ctx)
+            close_exchange(exchange)
             return
         finally:
             now = self._now()
@@ -455,6 +460,8 @@ class Gateway:
         attempt.first = first
         attempt.first_byte_ns = now
         attempt.outcome = snapshot.classifier.status(exchange.status)
+        if exchange.status >= 400:
+            self.judge(attempt, exchange, first, ctx, whole=exchange.complete)
         if attempt.survey.has_limits and snapshot.attempts.adaptive is not None:
             allowance = read_allowance(exchange.headers, self._wall() // 1_000_000)
             if allowance is not None:
@@ -467,21 +474,42 @@ class Gateway:
         """
         body, failure = await collect(exchange, ctx, HOLD_ERROR_BYTES)
         if failure is not None:
-            attempt.fail(failure, snapshot.classifier)
+            self._fail(attempt, exchange, failure, ctx)
             return True
+        self.judge(attempt, exchange, ctx.first if body is None else body, ctx, whole=True)
+        outcome = attempt.outcome
         if body is None:
-            if not attempt.outcome.retryable or not self._has_others(ctx, ctx.plan, snapshot):
+            if not self._has_others(ctx, ctx.plan, snapshot, outcome):
+                _heed(ctx, outcome.hint_ms)
                 return False
             attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
             return True
+        attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
+        return True
+
+    def judge(self, attempt: Attempt, exchange: Exchange, body: bytes, ctx: Context, *, whole: bool) -> None:
+        """Judge an error answer by all that is known of it, once.
+
+        whole: there will be no more of its body than this. While there may be, it is a limit at most: that stands in
+        its head. What is wrong with a key is in the words of the body.
+        """
+        if attempt.judged:
+            return
+        attempt.judged = whole
+        snapshot = ctx.snapshot
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
         if outcome.hint_ms > LONG_REST_MS:
             outcome = outcome._replace(hint_ms=snapshot.channels.rest_ms(attempt.endpoint.index, outcome))
-        if outcome.hint_ms >= 0:
-            ctx.retry_after_ms = outcome.hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, outcome.hint_ms)
-        attempt.outcome = outcome
-        attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
-        return True
+        if whole or outcome.verdict == RATE_LIMITED:
+            attempt.outcome = outcome
+
+    def _fail(self, attempt: Attempt, exchange: Exchange | None, failure: UpstreamError, ctx: Context) -> None:
+        """Note a failure of the transport. An answer that had begun with a limit before it broke off was one."""
+        if exchange is not None and exchange.status >= 400:
+            self.judge(attempt, exchange, b"", ctx, whole=False)
+        judged = attempt.outcome
+        attempt.fail(failure, ctx.snapshot.classifier)
+        attempt.outcome = classify.broken_off(judged, attempt.outcome)
 
     # --- ends
 
@@ -551,12 +579,21 @@ def _nobody() -> GatewayError:
     )
 
 
+def _heed(ctx: Context, hint_ms: int) -> None:
+    """Note how long a provider wants to be left alone, if it does: the client is told the least."""
+    if hint_ms < 0:
+        return
+    ctx.retry_after_ms = hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, hint_ms)
+
+
 def _ceil_ms(now_ns: int) -> int:
     """Return milliseconds, rounded up: a time to rest that begins there does not end before it is over."""
     return -(-now_ns // 1_000_000)
 
 
-def _bad_gateway(failure: UpstreamError) -> GatewayError:
+def _bad_gateway(failure: UpstreamError, outcome: Outcome, retry_after_ms: int) -> GatewayError:
+    if outcome.verdict == RATE_LIMITED:
+        return exhausted(retry_after_ms)
     if failure.kind == "timeout":
         return GatewayError(504, "deadline_exceeded", failure.message, fault="upstream")
     if failure.kind == "overflow":

@@ -29,6 +29,7 @@ class Leg(Context):
         super().__init__(ctx.snapshot, None, ctx.record_id, ctx.request_id, now_ns, ctx.arrived_wall_ns, None)
         # What the embedded provider answers by.
         self.operation = ctx.operation
+        self.dialect = ctx.dialect
         self.model = ctx.model
         self.stream = ctx.stream
         self.query = ctx.query
@@ -143,6 +144,8 @@ class Race:
         self._running.clear()
 
     def _lose(self, attempt: Attempt) -> None:
-        gateway = self._gateway
+        gateway, exchange = self._gateway, attempt.exchange
+        if exchange is not None and exchange.status >= 400:
+            gateway.judge(attempt, exchange, attempt.first + exchange.read(), self._ctx, whole=exchange.complete)
         gateway.record(self._ctx, self._plan, attempt)
-        close_exchange(attempt.exchange)
+        close_exchange(exchange)

@@ -104,7 +104,7 @@ class Relay:
         tail = last + meter.finish()
         await self._meter_relay(ctx, meter, kept, outcome, whole=not broken)
         if broken:
-            outcome = attempt.outcome = cut
+            outcome = attempt.outcome = classify.broken_off(outcome, cut)
         ctx.outcome = outcome.name
         self._settle(ctx)
         if broken and kept is not None:

@@ -65,6 +65,19 @@ STREAM_ENDED: Final = Outcome("stream_broken", False, NEUTRAL)
 CANCELLED: Final = Outcome("cancelled", False, NEUTRAL)
 
 
+def broken_off(judged: Outcome, end: Outcome) -> Outcome:
+    """Return how an attempt ended whose answer broke off: as `end` says, but what it was refused for holds."""
+    if judged.verdict != RATE_LIMITED and not judged.cause:
+        return end
+    return end._replace(
+        verdict=judged.verdict,
+        hint_ms=judged.hint_ms,
+        scope=judged.scope,
+        cause=judged.cause,
+        said_ms=judged.said_ms,
+    )
+
+
 class Classifier:
     """Judges by status and by kind of transport failure. on_status: the statuses the configuration retries."""
 

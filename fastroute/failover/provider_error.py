@@ -5,7 +5,10 @@ Shapes: `{"error": {...}}` of OpenAI, Anthropic, Gemini and most others, Gemini'
 Voyage. Bedrock names the exception in a header field.
 """
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -16,6 +19,13 @@ from fastroute.interfaces import Header
 MAX_WORDS: Final = 2048
 #: Of a list of details, this many are looked at.
 _MAX_DETAILS: Final = 16
+#: Of a document that is not whole, no more than this is read; none that is nested deeper is.
+_MAX_CUT_BYTES: Final = 1 << 16
+_MAX_CUT_TOKENS: Final = 4096
+_MAX_CUT_DEPTH: Final = 32
+_CLOSERS: Final = {b"{": b"}", b"[": b"]"}
+#: Strings, the last of them as far as it goes and without half an escape at its end; brackets and commas.
+_TOKENS: Final = re.compile(rb'"[^"\\]*+(?:\\(?:u[0-9a-fA-F]{4}|[^u])[^"\\]*+)*+"?|[][{},]')
 
 
 class ProviderError(NamedTuple):
@@ -39,7 +49,9 @@ def read_error(headers: list[Header], body: bytes) -> ProviderError:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return ProviderError(frozenset(words), foreign=bool(body.strip()))
+        document = _read_cut(body)
+        if document is None:
+            return ProviderError(frozenset(words), foreign=bool(body.strip()))
     if isinstance(document, list):
         document = document[0] if document else None
     if not isinstance(document, dict):
@@ -51,6 +63,38 @@ def read_error(headers: list[Header], body: bytes) -> ProviderError:
     details = list(_details(inner))
     words.update(word for detail in details for word in _words(detail))
     return ProviderError(frozenset(words), _message(document, inner)[:MAX_WORDS], tuple(_quotas(details)))
+
+
+def _read_cut(body: bytes) -> Any:
+    """Read a document of which only the beginning is there, None if it is none.
+
+    What was open where it was cut is closed: a value that is a string keeps what there is of it, any other member that
+    is not whole is left out.
+    """
+    body = body[:_MAX_CUT_BYTES]
+    open_: list[bytes] = []
+    sound, sound_open, end = 0, b"", 0
+    for token in islice(_TOKENS.finditer(body), _MAX_CUT_TOKENS):
+        mark = token[0]
+        end = token.end()
+        if mark in _CLOSERS:
+            open_.append(_CLOSERS[mark])
+            if len(open_) > _MAX_CUT_DEPTH:
+                return None
+        elif mark in (b"]", b"}"):
+            if not open_ or open_.pop() != mark:
+                return None
+        elif mark != b",":
+            continue
+        sound, sound_open = (token.start() if mark == b"," else end), b"".join(reversed(open_))
+    if not open_:
+        return None
+    text = body[:end].decode(errors="ignore").encode()
+    closed = b"".join(reversed(open_))
+    for draft in (text + b'"' + closed, text + closed, body[:sound] + sound_open):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(draft) or None
+    return None
 
 
 def _words(holder: dict[str, Any]) -> Iterator[str]:

@@ -180,6 +180,58 @@ def test_long_ones_are_cut() -> None:
     assert {len(word) for word in error.words} == {128}
 
 
+@pytest.mark.parametrize(
+    ("body", "words", "message"),
+    [
+        (b'{"error": {"code": "c", "message": "what there', {"c"}, "what there"),
+        (b'{"error": {"message": "m", "code": "c"}, "debug": "xxx', {"c"}, "m"),
+        (b'{"error": {"message": "m", "code": "c"}, "debug": [1, {"a": 12', {"c"}, "m"),
+        (b'{"error": {"message": "m", "co', set(), "m"),
+        (b'{"error": {"message": "m", "code"', set(), "m"),
+        (b'{"error": {"message": "m", "code":', set(), "m"),
+        (b'{"error": {"message": "m", "code": nul', set(), "m"),
+        (b'{"error": {"message": "m",', set(), "m"),
+        (b'{"error": {"message": "m"', set(), "m"),
+        (b'{"error": {"message": "half \\u00', set(), "half "),
+        (b'{"error": {"message": "half \\', set(), "half "),
+        (b'{"error": {"message": "\\\\', set(), "\\"),
+        (b'{"error": {"message": "half \xe2\x82', set(), "half "),
+        (b'{"error": {"code": "c", "message": "half \\ud83d', {"c"}, ""),
+        (b'{"error": {"code": "[{,", "message": "a \\"quoted\\" brace }', {"[{,"}, 'a "quoted" brace }'),
+        (b'{"error": {"details": [{"reason": "R"}, {"reason": "S", "x', {"r", "s"}, ""),
+        (b'[{"error": {"status": "S", "mess', {"s"}, ""),
+    ],
+)
+def test_of_a_document_that_was_cut_all_is_read_that_is_there(body: bytes, words: set[str], message: str) -> None:
+    assert read_error([], body) == ProviderError(frozenset(words), message)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[",
+        b'"m',
+        b"{x",
+        b'{"a"',
+        b"[}",
+        b'{"error": {"message": "m"}}}',
+        b'{"error": {}} x',
+        b"<p>{",
+        b"[" * 90_000,
+    ],
+)
+def test_what_is_no_beginning_of_a_document_is_none(body: bytes) -> None:
+    assert read_error([], body) == ProviderError(foreign=True)
+
+
+def test_of_a_document_that_goes_on_for_ever_only_the_beginning_is_read() -> None:
+    begin = b'{"error": {"code": "c", "message": "m"}, "list": ['
+    many = begin + b"[]," * 200_000 + b'{"code": "d"'
+    long = begin + b'"' + b"x" * 200_000
+    assert read_error([], many) == read_error([], long) == ProviderError(frozenset({"c"}), "m")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3)
@@ -209,6 +261,11 @@ def test_any_body_is_judged(status: int, body: bytes) -> None:
     outcome = outcome_of(status, [], body)
     if status >= 500 and status not in (503, 529):
         assert outcome.cause == ""
+
+
+@given(st.integers(400, 599), json_values.map(lambda value: json.dumps(value).encode()), st.data())
+def test_any_beginning_of_a_body_is_judged(status: int, body: bytes, data: st.DataObject) -> None:
+    outcome_of(status, [], body[: data.draw(st.integers(0, len(body)))])
 
 
 names = st.sampled_from(

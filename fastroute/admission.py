@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from fastroute._core._limits_file import PER_MINUTE_REQUESTS
+from fastroute._core._limits_file import CONCURRENCY, DAY_NS, PER_MINUTE_REQUESTS
 from fastroute._core.counters import COOLDOWN_UNTIL_MS, Segment
 from fastroute._core.jsonscan import KIND_NUMBER
 from fastroute._core.limits import Ceilings, Grant, Limiter
@@ -17,9 +17,10 @@ from fastroute.context import WAIT, Context
 from fastroute.downstream.request import COUNT, MAX_TOKENS
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Header, Usage
-from fastroute.limits.queue import LEVELS, FairQueue, Waiting
-from fastroute.limits.refusal import exhausted, over_limit, queue_full
+from fastroute.limits.queue import LEVELS, POLL_NS, FairQueue, Waiting, subject_names
+from fastroute.limits.refusal import over_limit, queue_full
 from fastroute.routing.plan import Plan
+from fastroute.routing.refusals import exhausted
 from fastroute.upstream.endpoint import Endpoint
 
 log = logging.getLogger("fastroute")
@@ -33,6 +34,10 @@ BYTES_PER_TOKEN_AT_MOST: Final = 50
 #: No answer is debited by more than this, unless that much was asked for: the largest context window there is. What a
 #: provider reports by mistake must not keep a caller out for a day.
 MAX_DEBIT: Final = 10_000_000
+#: For so many kinds of requests that wait for endpoints is room looked for in vain at a time,
+MAX_LOOKS: Final = 64
+#: and after an attempt has ended not again before this many times as long has passed as the last look has taken.
+LOOK_REST: Final = 4
 #: Operations that answer without tokens of their own.
 _SILENT: Final = frozenset({"embeddings", "embedContent", "batchEmbedContents"})
 _GEMINI_CEILING: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
@@ -51,6 +56,15 @@ class Admission:
         self._max_wait_ns = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lost = 0
+        #: Those who wait for an endpoint. Mostly nobody: that is all that a request in passing has to look at.
+        self.crowd: set[_Place] = set()
+        self._looks = 0
+        self._next_look_ns = 0
+
+    @property
+    def queues(self) -> bool:
+        """Whether requests may wait."""
+        return self._queue.capacity > 0
 
     def configure(self, queue: Queue | None) -> None:
         """Go by another configuration of the queue from now on. Who waits already goes on waiting."""
@@ -82,7 +96,7 @@ class Admission:
         least, tokens = measure(ctx, plan) if counts else (0, 0)
         queue = self._queue
         level = _level(ctx, plan) if queue.capacity else 0
-        if not len(queue) or not queue.is_ahead(level, caller, model):
+        if not len(queue) or not queue.is_ahead(level, subject_names(caller, model)):
             ctx.grant = self.limiter.admit(caller, model, least, tokens, self._now(), ctx.arrived_wall_ns)
             if ctx.grant is not None:
                 return None
@@ -101,16 +115,20 @@ class Admission:
         estimate_ns = queue.estimate_ns(seat, now_ns, self._wall())
         if now_ns + estimate_ns >= seat.deadline_ns or not queue.join(seat):
             raise self._refused(ctx, seat, estimate_ns)
-        self._pump()
-        ctx.enter(WAIT, 0)
+        await self._sit(seat, now_ns)
+        if ctx.grant is None:
+            raise self._refused(ctx, seat, queue.estimate_ns(seat, self._now(), self._wall()))
+
+    async def _sit(self, seat: "_Seat", now_ns: int) -> None:
+        """Wait until a seat is let in or turned away, at its deadline at the latest."""
+        self.pump()
+        seat.ctx.enter(WAIT, 0)
         patience = self._loop.call_later((seat.deadline_ns - now_ns) / 1e9, seat.turn_away)
         try:
             await seat.future
         finally:
             patience.cancel()
-            queue.leave(seat)
-        if ctx.grant is None:
-            raise self._refused(ctx, seat, queue.estimate_ns(seat, self._now(), self._wall()))
+            self._queue.leave(seat)
 
     def _refused(self, ctx: Context, seat: "_Seat | None" = None, least_ns: int = 0) -> GatewayError:
         """Return the refusal of a request. least_ns: what those who wait before it will take."""
@@ -124,20 +142,62 @@ class Admission:
                 return queue_full(least_ns)
         return over_limit(limiter, least_ns)
 
-    def _pump(self) -> None:
-        """Let in whoever can be, and look again when the next one may be."""
+    def pump(self, looks: int = MAX_LOOKS) -> None:
+        """Let in whoever can be, and look again when the next one may be. looks: for endpoints, see `MAX_LOOKS`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._looks = looks
         again_ns = self._queue.pump(self._now(), self._wall())
         if again_ns >= 0:
-            self._timer = self._loop.call_later(again_ns / 1e9, self._pump)
+            self._timer = self._loop.call_later(again_ns / 1e9, self.pump)
+
+    def attempt_ended(self) -> None:
+        """Look for room for those who wait for an endpoint, unless it takes so long that others would wait for that."""
+        began_ns = self._now()
+        if began_ns >= self._next_look_ns:
+            self.pump()
+            ended_ns = self._now()
+            self._next_look_ns = ended_ns + LOOK_REST * (ended_ns - began_ns)
 
     def settle(self, ctx: Context) -> None:
         """End a request's grant with what it has used."""
         ctx.grant.settle(0 if ctx.usage_source == "none" else _debit(ctx.grant, ctx.usage))
         if len(self._queue):
-            self._pump()
+            # Its endpoint has room when its attempt has ended.
+            self.pump(looks=0)
+
+    def is_behind(self, ctx: Context, plan: Plan) -> bool:
+        """Whether somebody waits for an endpoint whom a new request must not overtake."""
+        return self._queue.is_ahead(_level(ctx, plan), (_place_name(plan),))
+
+    async def wait_for_room(self, ctx: Context, plan: Plan, find: Callable[[], bool]) -> None:
+        """Wait in the queue until an endpoint has room, or for nothing, if that would take too long.
+
+        The plan is at its beginning; `wait_ms` is until somebody will have room, -1 where nobody knows. find: admits
+        the request to an endpoint, if that can be done now.
+        """
+        queue = self._queue
+        _, tokens = measure(ctx, plan)
+
+        def look() -> bool:
+            if not self._looks:
+                return False
+            found = find()
+            self._looks -= not found
+            return found
+
+        seat = _Place(self._loop, ctx, _level(ctx, plan), tokens, _place_name(plan), look)
+        now_ns = self._now()
+        seat.deadline_ns = min(ctx.deadline_ns, now_ns + self._max_wait_ns)
+        least_ns = max(plan.wait_ms * 1_000_000, queue.estimate_ns(seat, now_ns, self._wall()))
+        if now_ns + least_ns >= seat.deadline_ns or not queue.join(seat):
+            return
+        self.crowd.add(seat)
+        try:
+            await self._sit(seat, now_ns)
+        finally:
+            self.crowd.discard(seat)
 
     def at_endpoint(self, ctx: Context, plan: Plan, endpoint: Endpoint) -> Grant | None:
         """Let an attempt in by the ceilings of the endpoint's key; None, and the plan knows how long to wait.
@@ -152,7 +212,10 @@ class Admission:
         limiter = self.limiter
         grant = limiter.admit(own, model, least, tokens, self._now(), self._wall())
         if grant is None:
-            wait_ms = max(1, -(-limiter.wait_ns // 1_000_000))
+            # What can never fit is not to be waited for.
+            wait_ms = max(1, -(-(DAY_NS if limiter.hopeless else limiter.wait_ns) // 1_000_000))
+            if limiter.dimension == CONCURRENCY:
+                plan.unsure = True
             if limiter.dimension == PER_MINUTE_REQUESTS and model is None:
                 # Nobody else can use it before then either: it need not be offered to them.
                 _rest(plan.pool.info.segment, endpoint.index, self._now() // 1_000_000 + wait_ms)
@@ -206,6 +269,53 @@ class _Seat(Waiting):
     def turn_away(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+
+
+class _Place(_Seat):
+    """A request for which no endpoint has room. Behind it wait those who could go to the same ones: see `_place_name`.
+
+    find: admits it to an endpoint, which the request then has; whether there was one.
+    """
+
+    __slots__ = ("_find",)
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ctx: Context,
+        level: int,
+        tokens: int,
+        name: str,
+        find: Callable[[], bool],
+    ) -> None:
+        super().__init__(loop, ctx, level, None, None, 0, tokens)
+        self.names = (name,)
+        self._find = find
+
+    @property
+    def paced(self) -> tuple[str, ...]:
+        return self.names
+
+    def admit(self, limiter: Limiter, now_ns: int, wall_ns: int) -> Any:
+        """Go to an endpoint, unless the waiting is over and the request has not yet had the time to leave."""
+        return None if self.future.done() or not self._find() else self
+
+    def obstacle(self, limiter: Limiter) -> tuple[str, int]:
+        return self.names[0], POLL_NS
+
+    def let_in(self, grant: Any) -> None:
+        # `admit` has done it, to one that still waits.
+        self.future.set_result(None)
+
+
+def _place_name(plan: Plan) -> str:
+    """Return what a request has in common with all who could go to the same endpoints. The plan is at its beginning."""
+    terms = plan.terms
+    name = f"place {id(plan.pool):x} {terms.order!r} {terms.regions} {terms.max_cost_pico.bit_length()}"
+    if plan.pool.limited:
+        # Sizes roughly: what is too long for some must not hold up what is not.
+        name += f" {terms.capabilities} {plan.prompt_tokens.bit_length()} {terms.asked_tokens.bit_length()}"
+    return name
 
 
 def _debit(grant: Grant, usage: Usage) -> int:

@@ -5,7 +5,7 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Final
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK, RATE_LIMITED
@@ -37,13 +37,14 @@ from fastroute.interfaces import (
     Result,
     Scope,
 )
-from fastroute.limits.refusal import exhausted
+from fastroute.limits.refusal import queue_full
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
 from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.pool import LEARN_EVERY, Pool
+from fastroute.routing.refusals import exhausted
 from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
 from fastroute.upstream.endpoint import Endpoint
@@ -91,6 +92,7 @@ class Gateway:
         self.loop = loop
         #: Whoever has ceilings has got them from a limiter, and that one is in here.
         self._admission: Any = admission
+        self._crowd: Sized = admission.crowd if admission is not None else ()
         books = Books(journal, self._now, admission)
         self._settle = books.settle
         self.bill_loser = books.bill_loser
@@ -189,7 +191,9 @@ class Gateway:
         held: Held | None = None
         attempt: Attempt | None = None
         while ctx.attempts < snapshot.max_attempts:
-            chosen = self._choose(ctx, plan, snapshot)
+            chosen = self._choose(ctx, plan, snapshot) if not self._crowd else self._choose_in_turn(ctx, plan, snapshot)
+            if chosen is None and attempt is None:
+                chosen = await self._wait_for_room(ctx, plan, snapshot)
             if chosen is None:
                 if attempt is not None and await self._revisit(ctx, plan, snapshot, attempt.outcome):
                     continue
@@ -210,14 +214,11 @@ class Gateway:
             held = attempt.held or held
             if not self._goes_on(ctx, plan, snapshot, attempt.outcome):
                 break
-        if held is not None:
-            ctx.endpoint = held.endpoint
-            ctx.survey = held.survey
-            await self._relay.whole(downstream, ctx, held, held.body, held.outcome)
-        elif attempt is not None and attempt.failure is not None:
-            raise _bad_gateway(attempt.failure, attempt.outcome, ctx.retry_after_ms)
-        else:
-            raise plan.refusal or _nobody()
+        if held is None:
+            raise _nothing(ctx, plan, attempt)
+        ctx.endpoint = held.endpoint
+        ctx.survey = held.survey
+        await self._relay.whole(downstream, ctx, held, held.body, held.outcome)
 
     async def _try(self, downstream: Downstream, ctx: Context, plan: Plan, snapshot: Snapshot) -> bool:
         """Make the plan's attempt; return whether the client has been answered. Its outcome is in the attempt."""
@@ -271,6 +272,47 @@ class Gateway:
                 snapshot.planner.divert(plan, plan.route.on_context_window)
             if not snapshot.planner.advance(plan, ctx):
                 return None
+
+    def _choose_in_turn(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Like `_choose`, while requests wait for endpoints: a new one does not overtake those before it."""
+        if ctx.attempts == 0 and self._admission.is_behind(ctx, plan):
+            return None
+        return self._choose(ctx, plan, snapshot)
+
+    async def _wait_for_room(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Wait in the queue, if there is one, for who is full or over a limit; None if that is of no use."""
+        refusal = plan.refusal
+        if self._admission is None or not self._admission.queues or (refusal is not None and refusal.status != 429):
+            return None
+        wait_ms = plan.wait_ms if not plan.unsure else -1
+
+        def find() -> bool:
+            snapshot.planner.rewind(plan, ctx)
+            plan.attempt = self._choose(ctx, plan, snapshot)
+            return plan.attempt is not None
+
+        snapshot.planner.rewind(plan, ctx)
+        plan.wait_ms = wait_ms
+        try:
+            await self._admission.wait_for_room(ctx, plan, find)
+        except asyncio.CancelledError:
+            if plan.attempt is not None:
+                self._unsent(ctx, plan)
+            raise
+        if plan.attempt is None:
+            plan.refusal = plan.refusal or refusal or queue_full(0)
+        chosen: Attempt | None = plan.attempt
+        return chosen
+
+    def _unsent(self, ctx: Context, plan: Plan) -> None:
+        """Take back an attempt that a request was let in with, which has been stopped before it could go on."""
+        attempt: Attempt = plan.attempt
+        if attempt.grant is not None:
+            attempt.grant.withdraw()
+            attempt.grant = None
+        ctx.attempts -= 1
+        ctx.endpoint = None
+        self.record(ctx, plan, attempt)
 
     def admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
@@ -382,6 +424,8 @@ class Gateway:
             self._release(attempt, outcome, now_ns)
             if outcome.cause or attempt.trial:
                 self._tell_channel(ctx, attempt, now_ns)
+        if self._crowd:
+            self._admission.attempt_ended()
         if plan.chooser.learns or ctx.snapshot.hedger is not None:
             self._teach(ctx, plan, attempt, (now_ns - attempt.sent_ns) / 1e6)
 
@@ -566,6 +610,13 @@ def _take_back(snapshot: Snapshot, endpoint: Endpoint, trial: int, grant: Any, n
         grant.withdraw()
     if trial:
         snapshot.channels.give_back(endpoint.index, trial, now_ms)
+
+
+def _nothing(ctx: Context, plan: Plan, attempt: Attempt | None) -> GatewayError:
+    """Return what a client is told for which there is no answer of anybody's."""
+    if attempt is not None and attempt.failure is not None:
+        return _bad_gateway(attempt.failure, attempt.outcome, ctx.retry_after_ms)
+    return plan.refusal or _nobody()
 
 
 def _nobody() -> GatewayError:

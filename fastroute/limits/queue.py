@@ -1,5 +1,7 @@
 """Where requests wait that are over a ceiling: by priority, fair between tenants, and none that would wait in vain.
 
+Also who has been let in by all ceilings of its own, and finds that no endpoint has room for it.
+
 Higher priorities go first. Within one, tenants take turns by deficit round robin (Shreedhar and Varghese, 1996),
 counted in estimated tokens: many small requests of one get as much as a few large ones of another. A tenant's requests
 are let in in the order they came, for each pair of caller and model.
@@ -9,7 +11,7 @@ large request is not overtaken for ever by small ones. Who has to do with other 
 """
 
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 from fastroute._core.limits import Ceilings, Grant, Limiter, Subject
 
@@ -70,8 +72,23 @@ class Waiting:
         """What it counts for in its tenant's turn."""
         return min(MAX_CHARGE, max(1, self.tokens))
 
-    def let_in(self, grant: Grant) -> None:
-        """Go on with the grant; the queue has forgotten it."""
+    @property
+    def paced(self) -> Names:
+        """The subjects of which it is to be remembered how fast places become free."""
+        both = (self.caller, self.model)
+        return tuple(one.name for each in both if each is not None for one in each.subjects if one.concurrency)
+
+    def admit(self, limiter: Limiter, now_ns: int, wall_ns: int) -> Any:
+        """Return what it is let in with, None if there is no room."""
+        return limiter.admit(self.caller, self.model, self.least, self.tokens, now_ns, wall_ns)
+
+    def obstacle(self, limiter: Limiter) -> tuple[str, int]:
+        """Return what has just had no room for it, and in how many nanoseconds to look again."""
+        name = limiter.refused.name if limiter.refused is not None else ""
+        return name, POLL_NS if limiter.dimension == _CONCURRENCY else limiter.wait_ns
+
+    def let_in(self, grant: Any) -> None:
+        """Go on with what `admit` has returned; the queue has forgotten it."""
         raise NotImplementedError
 
     def turn_away(self) -> None:
@@ -171,9 +188,8 @@ class FairQueue:
         self.capacity = capacity
         self._places = Ceilings(self._limiter.table, [Subject(SUBJECT, concurrency=capacity)])
 
-    def is_ahead(self, level: int, caller: Ceilings | None, model: Ceilings | None) -> bool:
-        """Whether somebody waits whom a request of that level must not overtake."""
-        names = subject_names(caller, model)
+    def is_ahead(self, level: int, names: Names) -> bool:
+        """Whether somebody waits whom a request of that level, for any of these, must not overtake."""
         return any(name in one.ahead for one in self._levels[level:] for name in names)
 
     def estimate_ns(self, waiting: Waiting, now_ns: int, wall_ns: int) -> int:
@@ -192,9 +208,11 @@ class FairQueue:
                 tokens = waiting.tokens + sum(count for _, count in counts)
                 wait_ns = self._limiter.estimate_ns(ceilings, at, requests, tokens, now_ns, wall_ns)
                 longest = max(longest, wait_ns)
-                pace = self._paces.get(subject.name) if subject.concurrency and requests > 1 else None
-                if pace is not None:
-                    longest = max(longest, pace.estimate_ns(requests, now_ns))
+        for name in waiting.paced:
+            before = sum(one.ahead.get(name, (0, 0))[0] for one in self._levels[waiting.level :])
+            pace = self._paces.get(name) if before else None
+            if pace is not None:
+                longest = max(longest, pace.estimate_ns(before + 1, now_ns))
         return longest
 
     def join(self, waiting: Waiting) -> bool:
@@ -289,17 +307,14 @@ class FairQueue:
                 return False
 
     def _try(self, waiting: Waiting, line: _Line, pass_: "_Pass") -> bool:
-        limiter = self._limiter
-        grant = limiter.admit(waiting.caller, waiting.model, waiting.least, waiting.tokens, pass_.now_ns, pass_.wall_ns)
+        grant = waiting.admit(self._limiter, pass_.now_ns, pass_.wall_ns)
         if grant is None:
-            pass_.refused(limiter)
+            pass_.refused(*waiting.obstacle(self._limiter))
             return False
         line.deficit -= waiting.charge
         self.leave(waiting)
-        for ceilings in (waiting.caller, waiting.model):
-            for subject in ceilings.subjects if ceilings is not None else ():
-                if subject.concurrency:
-                    self._pace(subject.name).note(pass_.now_ns, more_wait=self._waited_for(subject.name))
+        for name in waiting.paced:
+            self._pace(name).note(pass_.now_ns, more_wait=self._waited_for(name))
         waiting.let_in(grant)
         return True
 
@@ -323,11 +338,10 @@ class _Pass:
         self.blocked: set[str] = set()
         self.again_ns = POLL_NS * 50
 
-    def refused(self, limiter: Limiter) -> None:
-        """Note whose ceiling it was, and when to look again."""
-        if limiter.refused is not None:
-            self.blocked.add(limiter.refused.name)
-        wait_ns = POLL_NS if limiter.dimension == _CONCURRENCY else limiter.wait_ns
+    def refused(self, name: str, wait_ns: int) -> None:
+        """Note what had no room, and when to look again."""
+        if name:
+            self.blocked.add(name)
         self.again_ns = max(1, min(self.again_ns, wait_ns))
 
 

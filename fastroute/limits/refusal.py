@@ -5,7 +5,6 @@ from typing import Final
 from fastroute._core._limits_file import DIMENSIONS, duration
 from fastroute._core.limits import Limiter, Subject
 from fastroute.errors import GatewayError
-from fastroute.routing.refusals import whole_seconds
 
 _WHOSE: Final = {"key": "this key", "tenant": "this tenant", "model": "this model", "provider-key": "the provider"}
 _WHAT: Final = {
@@ -52,18 +51,4 @@ def refusal(subject: Subject, dimension: int, wait_ns: int, *, hopeless: bool) -
     if hopeless:
         # The SDKs of OpenAI and Anthropic heed it.
         error.headers += ((b"x-should-retry", b"false"),)
-    return error
-
-
-def exhausted(wait_ms: int) -> GatewayError:
-    """Return the refusal where every provider is over a limit. wait_ms: until the first of them is back."""
-    error = GatewayError(
-        429,
-        "rate_limit_exceeded",
-        "every provider of this model is rate limited for now",
-        retry_after_s=whole_seconds(wait_ms),
-        fault="upstream",
-        retry_safe=True,
-    )
-    error.headers = ((b"retry-after-ms", b"%d" % wait_ms),)
     return error

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastroute._core._candidates_gates import CONTEXT, REQUEST, RULE, TENANT
+from fastroute._core._candidates_gates import CONTEXT, FULL, REQUEST, RULE, TENANT
 from fastroute._core.candidates import Need
 from fastroute.context import Context
 from fastroute.errors import GatewayError
@@ -69,7 +69,8 @@ class Plan(Ask, eq=False, gc=False):
     under way, the corridor's. `refusal`: why the first pool had nobody. `wait_ms`: until the first of those who
     rest may be back, -1 for none. `diverted`: to a chain for length or content. `killed`: endpoints that this request
     broke the connection to. `revisited`: the number of attempts at which failed endpoints were last tried again.
-    `estimate`: the tokens that the request is let in with, once they have been worked out.
+    `estimate`: the tokens that the request is let in with, once they have been worked out. `unsure`: somebody without
+    room may have some before `wait_ms` is over.
     """
 
     # Never None: every plan is made with these, but what follows fields with defaults must have one too.
@@ -92,6 +93,7 @@ class Plan(Ask, eq=False, gc=False):
     killed: int = 0
     revisited: int = -1
     estimate: tuple[int, int] | None = None
+    unsure: bool = False
 
 
 class Planner:
@@ -217,6 +219,21 @@ class Planner:
         """Go on along another chain than the one for ordinary failures."""
         plan.chain = chain
         plan.step = 0
+
+    def rewind(self, plan: Plan, ctx: Context) -> None:
+        """Point the plan of a request that has not been sent at where it began, as if nobody had been looked at."""
+        plan.tried.clear()
+        plan.past = None
+        if plan.step or plan.diverted:
+            policy, decision = plan.terms.policy, plan.terms.decision
+            strategy = decision.strategy or (policy.strategy if policy is not None else None) or plan.asked.strategy
+            self._enter(plan, Step((), strategy, None), ctx)
+            plan.chain = plan.asked.fallbacks
+            plan.step = 0
+            plan.diverted = False
+        plan.refusal = None
+        plan.wait_ms = -1
+        plan.unsure = False
 
     def too_long(self, plan: Plan) -> bool:
         """Whether it is the request's length that leaves nobody. To be called when `gate` has just returned 0."""
@@ -354,6 +371,7 @@ class Planner:
         has just returned 0.
         """
         candidates = plan.pool.candidates
+        plan.unsure = plan.unsure or candidates.emptied_by == FULL
         wait_ms = candidates.retry_at_ms - now_ms
         if candidates.retry_at_ms:
             plan.wait_ms = wait_ms if plan.wait_ms < 0 else max(0, min(plan.wait_ms, wait_ms))

@@ -106,6 +106,20 @@ def refusal(gate: int, wait_ms: int) -> GatewayError:
     )
 
 
+def exhausted(wait_ms: int) -> GatewayError:
+    """Return the refusal where every provider is over a limit. wait_ms: until the first of them is back."""
+    error = GatewayError(
+        429,
+        "rate_limit_exceeded",
+        _LIMITED[COOLDOWN],
+        retry_after_s=whole_seconds(wait_ms),
+        fault="upstream",
+        retry_safe=True,
+    )
+    error.headers = ((b"retry-after-ms", b"%d" % wait_ms),)
+    return error
+
+
 def whole_seconds(wait_ms: int) -> int:
     """Return whole seconds to wait, at least one and at most a day."""
     return min(86_400, max(1, -(-wait_ms // 1000)))

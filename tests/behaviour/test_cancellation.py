@@ -56,10 +56,16 @@ def always(script: Script) -> Callable[[Request], Script]:
     return lambda _: script
 
 
+def late(script_for: Callable[[Request], Script]) -> Callable[[Request], Script]:
+    """Answer so, after as long as the gateway takes to send a second attempt."""
+    return lambda request: [Pause(0.003), *script_for(request)]
+
+
 class Scenario(NamedTuple):
     """One kind of request. scripts: of its upstreams. hold: whether the only connection is taken meanwhile; when let
-    go it is dropped, so that the request may dial, or handed over; or whether the model's ceiling leaves no room until
-    then. faultless: nothing an upstream does is a fault.
+    go it is dropped, so that the request may dial, or handed over; or whether the model's ceiling, or that of the only
+    endpoint's key, leaves no room until then. faultless: nothing an upstream does is a fault. hedge: a second attempt
+    is made at once.
     """
 
     scripts: list[Callable[[Request], Script] | list[Script]]
@@ -67,8 +73,9 @@ class Scenario(NamedTuple):
     length: bool = True
     pace: Callable[[], Awaitable[None]] | None = None
     max_connections: int = 8
-    hold: Literal["", "dropped", "handed over", "ceiling"] = ""
+    hold: Literal["", "dropped", "handed over", "ceiling", "endpoint"] = ""
     faultless: bool = True
+    hedge: bool = False
 
 
 async def slowly() -> None:
@@ -76,6 +83,10 @@ async def slowly() -> None:
     await asyncio.sleep(0.0005)
 
 
+#: For no time at all, so that the next request is served.
+NO_REST = (b"retry-after-ms", b"0")
+refusal = json_response(429, {"error": {"message": "busy"}}, [NO_REST])
+large_refusal = json_response(429, {"error": {"message": "busy"}, "debug": "z" * 200_000}, [NO_REST])
 answer_steps = json_response(200, {"usage": USAGE})
 LARGE = b'{"model":"m","messages":["' + b"x" * 1_200_000 + b'"]}'
 
@@ -88,6 +99,13 @@ SCENARIOS = {
     "queue-to-dial": Scenario([answer], (BODY,), max_connections=1, hold="dropped"),
     "queue-for-a-connection": Scenario([answer], (BODY,), max_connections=1, hold="handed over"),
     "queue-for-a-ceiling": Scenario([answer], (BODY,), hold="ceiling"),
+    "queue-for-an-endpoint": Scenario([answer], (BODY,), hold="endpoint"),
+    "hedge": Scenario([late(answer), late(stream)], (STREAM,), hedge=True),
+    "hedge-lost-to-the-first": Scenario([late(stream), always([Pause(1)])], (STREAM,), hedge=True),
+    "hedge-won-by-the-second": Scenario([always([Pause(1)]), answer], (BODY,), hedge=True),
+    "hedge-refused": Scenario([late(answer), always(refusal)], (BODY,), hedge=True),
+    "large-refusal": Scenario([always(large_refusal), answer], (BODY,)),
+    "large-refusal-passed-on": Scenario([always(large_refusal)], (BODY,)),
     "large-upload": Scenario([[[ReadHead(), Pause(0.01), ReadRequest(), *answer_steps]] * MAX_AWAITS], (LARGE,)),
     "large-answer": Scenario([always(json_response(200, b'"' + b"y" * 1_500_000 + b'"'))], (BODY,)),
     "slow-reader": Scenario([stream], (STREAM,), pace=slowly),
@@ -141,8 +159,8 @@ def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
             "id": f"p{number}",
             "type": "openai",
             "base_url": f"http://127.0.0.1:{port}/v1",
-            "keys": [{"key": "sk-up", **WIDE}],
-            "models": ["m"],
+            "keys": [{"key": "sk-up", **WIDE, "concurrency": 1 if scenario.hold == "endpoint" else 1000}],
+            "models": [{"name": "m", "price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1}}],
             "max_connections": scenario.max_connections,
         }
         for number, port in enumerate(ports)
@@ -155,7 +173,10 @@ def config(scenario: Scenario, ports: list[int]) -> dict[str, Any]:
         "limits": {"models": {"m": {**WIDE, "concurrency": 1}}, "queue": {"max": 5, "max_wait_ms": 5000}},
         "providers": providers,
         "routes": routes,
-        "routing": {"breaker": NO_BREAKER},
+        "routing": {
+            "breaker": NO_BREAKER,
+            "retry": {"hedge": {"enabled": scenario.hedge, "delay_ms": 1, "max_percent": 100, "max_usd_per_hour": 100}},
+        },
     }
 
 
@@ -191,7 +212,7 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
                 assert left == [], f"stopped at await {at}"
                 ctx = inside.watch.last
                 admitted = ctx is not None and ctx.admitted
-                records = inside.records()[before:]
+                records = [record for record in inside.records()[before:] if record.outcome != "hedged"]
                 assert len(records) == admitted, f"stopped at await {at}: {records}"
                 if not stopped:
                     break
@@ -199,11 +220,11 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
             assert 1 <= reached < MAX_AWAITS - 1
             # And nothing is worn out: the next request is served.
             client = await inside.post(CHAT, STREAM if scenario.body == (STREAM,) else BODY)
-            assert client.status in (200, 502)
+            assert client.status in (200, 429, 502)
             assert await inside.quiet(set(asyncio.all_tasks())) == []
             if scenario.faultless:
                 # Whoever stopped the request, it was not the provider.
-                assert inside.segment.totals(FAILURES) == [0]
+                assert set(inside.segment.totals(FAILURES)) == {0}
     finally:
         for server in servers:
             await server.aclose()
@@ -211,13 +232,17 @@ async def run_all(scenario: Scenario, how: str, moment: str) -> None:
 
 
 async def occupy(inside: InProcess, hold: str) -> Any:
-    """Occupy what a scenario's request has to wait for: the model's only place, or a connection of the first pool.
+    """Occupy what a scenario's request has to wait for: the only place of the model or of the endpoint's key, or a
+    connection of the first pool.
 
     The connection has an exchange that is complete but not ended.
     """
     if hold == "ceiling":
         model = inside.snapshot.routes.resolve(b"m", 0, 1, "openai")[1].limits
         return inside.limiter.admit(None, model, 0, 0, SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
+    if hold == "endpoint":
+        own = inside.snapshot.endpoints[0].limits
+        return inside.limiter.admit(own, None, 0, 0, SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
     [pool] = inside.pools
     connection = pool.take() or await pool.open()
     connection.start(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")
@@ -229,7 +254,7 @@ async def occupy(inside: InProcess, hold: str) -> Any:
 def release(held: list[Any], how: str) -> None:
     """Let go what was occupied."""
     for one in held:
-        if how == "ceiling":
+        if how in ("ceiling", "endpoint"):
             one.settle(0)
             continue
         if how == "dropped":

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from fastroute._core.counters import ATOMIC
 from fastroute._core.limits import Table
 from fastroute.limits.queue import SUBJECT
-from fastroute.upstream.mock import Request, Script
+from fastroute.upstream.mock import Pause, Request, Script
 from tests.e2e.client import ask, chat, connect
-from tests.e2e.fleet import GOOD, Fleet, Gate, config
+from tests.e2e.fleet import GOOD, Fleet, Gate, Load, config
 from tests.e2e.harness import Gateway, wait_until
 
+WORKERS = 4 if ATOMIC else 1
 KEYS = [{"id": name, "key": f"sk-{name}", "tenant": name} for name in ("a", "b")]
 
 
@@ -161,3 +163,15 @@ def test_an_empty_queue_delays_nobody_and_a_reload_takes_it_away(fleet: Fleet, t
         gateway.reload()
         wait_until(lambda: "configuration 2 is in force" in gateway.log)
         assert 429 in {ask(gateway, "sk-a", chat()).status for _ in range(10)}
+
+
+def test_where_the_provider_takes_few_at_a_time_all_workers_wait_for_it(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.plays["p"] = [Pause(0.02), *GOOD]
+    providers = [fleet.provider("p", keys=[{"key": "up-p", "concurrency": 3}])]
+    limits = {"queue": {"max": 100, "max_wait_ms": 20_000}}
+    with Gateway(config(providers, WORKERS, limits=limits), tmp_path) as gateway:
+        replies = Load(gateway, clients=24).send(150)
+        assert {reply.status for reply in replies} == {200}
+        gateway.wait_idle()
+        assert fleet.upstream.request_count == 150
+        assert {row["outcome"] for row in gateway.records()} == {"ok"}

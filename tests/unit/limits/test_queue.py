@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from fastroute._core._limits_file import DAY_NS, PERIOD_NS, Moment
 from fastroute._core.limits import Ceilings, Limiter, Subject, Table
-from fastroute.limits.queue import LEVELS, MAX_CHARGE, MAX_PACES, POLL_NS, QUANTUM_TOKENS, FairQueue, Waiting
+from fastroute.limits.queue import (
+    LEVELS,
+    MAX_CHARGE,
+    MAX_PACES,
+    POLL_NS,
+    QUANTUM_TOKENS,
+    FairQueue,
+    Waiting,
+    subject_names,
+)
 
 S = 1_000_000_000
 NOW = 10**12
@@ -112,9 +121,9 @@ def test_higher_priorities_go_first(line: Line) -> None:
 def test_nobody_is_overtaken_by_the_same_or_a_lower_priority(line: Line) -> None:
     model, other = line.ceilings("model:m", rpm=60), line.ceilings("model:n", rpm=60)
     line.wait("x", model, level=NORMAL)
-    assert [line.queue.is_ahead(level, None, model) for level in range(4)] == [True, True, False, False]
-    assert not line.queue.is_ahead(LOW, None, other)
-    assert line.queue.is_ahead(LOW, model, other)
+    assert [line.queue.is_ahead(level, subject_names(None, model)) for level in range(4)] == [True, True, False, False]
+    assert not line.queue.is_ahead(LOW, subject_names(None, other))
+    assert line.queue.is_ahead(LOW, subject_names(model, other))
 
 
 def test_tenants_take_turns(line: Line) -> None:

@@ -20,6 +20,7 @@ CORE_MODULES = (
     "cheapest",
     "counters",
     "h1",
+    "heads",
     "jsonscan",
     "limits",
     "lines",

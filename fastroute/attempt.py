@@ -125,7 +125,7 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
                 attempt.strip = True
         if edits:
             body = splice(body, edits)
-    extra = endpoint.missing_defaults(ctx.headers) if endpoint.default_headers else b""
+    extra = endpoint.missing_defaults(ctx.downstream.headers) if endpoint.default_headers else b""
     return UpstreamRequest(
         target,
         start,

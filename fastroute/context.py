@@ -8,8 +8,6 @@ from fastroute.interfaces import NO_USAGE, OutcomeName, Usage
 if TYPE_CHECKING:
     from fastroute.errors import GatewayError
 
-Header = tuple[bytes, bytes]
-
 # Where a request is, for the watch: which limit applies and what its passing means.
 READ_BODY: Final = "read_body"
 CONNECT: Final = "connect"
@@ -51,7 +49,6 @@ class Context:
         "first_byte_ns",
         "grant",
         "head_lines",
-        "headers",
         "interrupted",
         "limit_ns",
         "marked_ns",
@@ -107,7 +104,6 @@ class Context:
         self.settled = False
         self.dialect: Any = None
         self.operation: Any = None
-        self.headers: list[Header] = []
         self.head_lines = b""
         self.query = b""
         self.principal: Any = None

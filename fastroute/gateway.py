@@ -9,14 +9,15 @@ from collections.abc import Callable, Sized
 from typing import Any, Final
 
 from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK, RATE_LIMITED
-from fastroute._core.h1 import UpstreamError, request_head
+from fastroute._core.h1 import UpstreamError
+from fastroute._core.heads import request_head
 from fastroute._core.ratelimit import read_allowance
 from fastroute.admission import Admission, has_tried_enough, is_limited
 from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
 from fastroute.billing.journal import JournalWriter
 from fastroute.books import Books
 from fastroute.clock import Clock
-from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context, Header
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.lane import AnswerCutError, ClientGoneError, Downstream
 from fastroute.downstream.operations import find_operation, guess_dialect
@@ -34,6 +35,7 @@ from fastroute.interfaces import (
     PROMPT_TOKENS_PER_UNIT,
     DialectName,
     Exchange,
+    Header,
     Result,
     Scope,
 )
@@ -118,10 +120,9 @@ class Gateway:
             operation, model = find_operation(downstream.method, downstream.path)
             ctx.operation = operation
             ctx.dialect = snapshot.dialects[operation.dialect]
-            ctx.headers = downstream.headers
             ctx.query = downstream.query
             self._reader.check_target(downstream)
-            head, length = snapshot.heads.read(downstream.headers, downstream.query)
+            head, length = snapshot.heads.read(downstream)
             ctx.principal = head.principal
             ctx.head_lines = head.lines
             ctx.wishes = NO_WISHES
@@ -670,7 +671,7 @@ def _read_our_fields(ctx: Context, fields: Fields) -> None:
         ctx.request_id = wishes.request_id
     if wishes.timeout_ns:
         ctx.deadline_ns = min(ctx.deadline_ns, ctx.started_ns + wishes.timeout_ns)
-    headers = without_connection_fields(ctx.headers, fields.get(b"connection", b""))
+    headers = without_connection_fields(ctx.downstream.headers, fields.get(b"connection", b""))
     ctx.head_lines = request_head(headers, REQUEST_DROP)
     if wishes.trace is not None:
         state = fields.get(b"tracestate", b"")

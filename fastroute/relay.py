@@ -11,13 +11,13 @@ from fastroute._core.h1 import UpstreamError
 from fastroute._core.sse import StreamMeter
 from fastroute.attempt import Attempt, Held
 from fastroute.billing.estimate import estimate_usage
-from fastroute.context import DRAIN, SEND, STREAM, TOTAL, Context, Header
+from fastroute.context import DRAIN, SEND, STREAM, TOTAL, Context
 from fastroute.downstream.lane import Downstream
 from fastroute.downstream.pace import BURST_NS, Pace
 from fastroute.downstream.reply import with_retry_after
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
-from fastroute.interfaces import Exchange, Usage
+from fastroute.interfaces import Exchange, Header, Usage
 from fastroute.routing.plan import Plan
 from fastroute.upstream.endpoint import Endpoint
 

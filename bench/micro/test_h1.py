@@ -60,14 +60,14 @@ def test_an_answer_head_of_20_fields(benchmark: Any, h1: ModuleType) -> None:
     assert benchmark(h1.parse_response_head, HEAD, RESPONSE_DROP)[1] == 200
 
 
-@pytest.mark.parametrize("h1", twins("h1"))
-def test_a_request_head(benchmark: Any, h1: ModuleType) -> None:
-    assert b"authorization" not in benchmark(h1.request_head, REQUEST, REQUEST_DROP)
+@pytest.mark.parametrize("heads", twins("heads"))
+def test_a_request_head(benchmark: Any, heads: ModuleType) -> None:
+    assert b"authorization" not in benchmark(heads.request_head, REQUEST, REQUEST_DROP)
 
 
-@pytest.mark.parametrize("h1", twins("h1"))
-def test_the_key_of_a_request_head(benchmark: Any, h1: ModuleType) -> None:
-    assert benchmark(h1.head_key, REQUEST)[1] == 1024
+@pytest.mark.parametrize("heads", twins("heads"))
+def test_the_key_of_a_request_head(benchmark: Any, heads: ModuleType) -> None:
+    assert benchmark(heads.head_key, REQUEST)[1] == 1024
 
 
 @pytest.mark.parametrize("h1", twins("h1"))

@@ -6,7 +6,7 @@ response. A frame that RFC 9112 does not allow is an `UpstreamError("malformed")
 
 import asyncio
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from typing import Any, Final
 
 from fastroute._core._h1_errors import (
@@ -18,7 +18,6 @@ from fastroute._core._h1_errors import (
     MAX_TRAILER_BYTES,
     UpstreamError,
 )
-from fastroute._core._h1_flags import ENCODED, EVENT_STREAM, EVENTS, IDENTIFIED, LIMITS, TYPED
 
 Header = tuple[bytes, bytes]
 
@@ -145,72 +144,6 @@ def parse_response_head(
     if end < 0:
         return None
     return end, *_parse_head(data[:end], drop)
-
-
-def request_head(headers: Iterable[Header], drop: Container[bytes]) -> bytes:
-    """Return the lines of the fields of `headers` not in `drop`, each with its line end.
-
-    Field values come from a parsed request and are trusted.
-    """
-    parts: list[bytes] = []
-    for name, value in headers:
-        if name not in drop:
-            parts += (name, b": ", value, b"\r\n")
-    return b"".join(parts)
-
-
-def answer_head(line: bytes, headers: list[Header], date_line: bytes) -> tuple[bytes, int, bool]:
-    """Return (status line and fields, content-length, whether it says `connection: close`) of an answer.
-
-    Names are in lower case. content-length: -1 if there is none. `date_line` is added where there is no date.
-    """
-    parts = [line]
-    length = -1
-    closes = dated = False
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-        if name == b"date":
-            dated = True
-        elif name == b"content-length":
-            length = int(value)
-        elif name == b"connection" and value == b"close":
-            closes = True
-    if not dated:
-        parts.append(date_line)
-    return b"".join(parts), length, closes
-
-
-def head_key(headers: Iterable[Header]) -> tuple[bytes, int]:
-    """Return (key, content-length) of a request's header fields.
-
-    Two requests have the same key if and only if they have the same fields in the same order, whatever their
-    content-length. content-length: -1 if there is none, -2 if there are several or it is no number of 1 to 18 digits.
-    """
-    parts: list[bytes] = []
-    length = -1
-    for name, value in headers:
-        if name == b"content-length":
-            length = int(value) if length == -1 and _DIGITS.fullmatch(value) else -2
-        else:
-            parts += (name, b":", value, b"\n")
-    return b"".join(parts), length
-
-
-def answer_flags(headers: Iterable[Header]) -> int:
-    """Return what the fields of an answer say, as a sum of `_h1_flags`. Names are in lower case."""
-    flags = 0
-    for name, value in headers:
-        if name == b"content-type":
-            events = value[: len(EVENT_STREAM)].lower() == EVENT_STREAM
-            flags = flags & ~EVENTS | TYPED | (EVENTS if events else 0)
-        elif name == b"x-request-id":
-            flags |= IDENTIFIED
-        elif name == b"content-encoding":
-            if value.lower() != b"identity":
-                flags |= ENCODED
-        elif name[:1] in (b"x", b"r", b"a") and b"limit" in name:
-            flags |= LIMITS
-    return flags
 
 
 class ChunkedDecoder:

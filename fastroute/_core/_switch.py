@@ -18,6 +18,7 @@ COMPILED_MODULES = (
     "cheapest",
     "counters",
     "h1",
+    "heads",
     "jsonscan",
     "limits",
     "lines",

@@ -6,33 +6,8 @@ from fastroute._core._h1_errors import UpstreamError
 from fastroute._core._switch import USE_EXTENSIONS
 
 if TYPE_CHECKING or not USE_EXTENSIONS:
-    from fastroute._core._h1_py import (
-        ChunkedDecoder,
-        Connection,
-        answer_flags,
-        answer_head,
-        head_key,
-        parse_response_head,
-        request_head,
-    )
+    from fastroute._core._h1_py import ChunkedDecoder, Connection, parse_response_head
 else:
-    from fastroute._core._h1_c import (
-        ChunkedDecoder,
-        Connection,
-        answer_flags,
-        answer_head,
-        head_key,
-        parse_response_head,
-        request_head,
-    )
+    from fastroute._core._h1_c import ChunkedDecoder, Connection, parse_response_head
 
-__all__ = [
-    "ChunkedDecoder",
-    "Connection",
-    "UpstreamError",
-    "answer_flags",
-    "answer_head",
-    "head_key",
-    "parse_response_head",
-    "request_head",
-]
+__all__ = ["ChunkedDecoder", "Connection", "UpstreamError", "parse_response_head"]

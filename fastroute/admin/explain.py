@@ -3,7 +3,7 @@
 The request is described, not sent: no provider is called, nothing is counted, no money is spent.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import orjson
@@ -18,7 +18,7 @@ from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.wishes import read_wishes
 from fastroute.errors import GatewayError
 from fastroute.health.weighing import weigh
-from fastroute.interfaces import DialectName, Principal
+from fastroute.interfaces import DialectName, Header, Principal
 from fastroute.routing.explain import Document, explain, refusal_document
 from fastroute.snapshot import Snapshot
 
@@ -44,6 +44,12 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
     headers: dict[str, str] = {}
     body: dict[str, Any] | None = None
+
+
+class Described(NamedTuple):
+    """What stands in for a client that has not asked."""
+
+    headers: list[Header]
 
 
 def read_question(body: bytes) -> Question:
@@ -80,15 +86,16 @@ def answer(question: Question, config: Config, snapshot: Snapshot, clock: Clock)
 
 
 def _context(question: Question, config: Config, snapshot: Snapshot, clock: Clock) -> Context:
-    ctx = Context(snapshot, None, 0, "explain", clock.monotonic_ns(), clock.wall_ns(), None)
-    ctx.operation = _operation(question)
-    ctx.dialect = snapshot.dialects[question.dialect]
-    ctx.principal = _principal(question, config, clock)
-    ctx.headers = [
+    headers = [
         (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
         for name, value in question.headers.items()
     ]
-    ctx.wishes = read_wishes(dict(ctx.headers))
+    asker = Described(headers)
+    ctx = Context(snapshot, asker, 0, "explain", clock.monotonic_ns(), clock.wall_ns(), None)
+    ctx.operation = _operation(question)
+    ctx.dialect = snapshot.dialects[question.dialect]
+    ctx.principal = _principal(question, config, clock)
+    ctx.wishes = read_wishes(dict(headers))
     limits = config.server.limits
     reader = RequestReader(Limits(limits.max_body_bytes, limits.max_json_depth, limits.max_uri_bytes, 0))
     reader.take_body(ctx, _body(question))

@@ -18,7 +18,10 @@ BODY: Final = "http.response.body"
 
 
 class AsgiDownstream:
-    """One request on the client's side."""
+    """One request on the client's side. Its head has not been looked at."""
+
+    head = None
+    length = -1
 
     __slots__ = ("_receive", "_send", "finished", "headers", "method", "path", "query", "started")
 

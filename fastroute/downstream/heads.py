@@ -9,7 +9,8 @@ virtual key was made or revoked.
 import re
 from typing import Final, NamedTuple
 
-from fastroute._core.h1 import head_key, request_head
+from fastroute._core.heads import head_key, request_head
+from fastroute.downstream.lane import Downstream
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Authenticator, Header, Principal
 
@@ -55,11 +56,20 @@ class HeadReader:
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
         self._known: dict[bytes, Head] = {}
+        # The same ones, by what a lane knows them by.
+        self._seen: dict[object, Head] = {}
         # Of callers whose key expires: these are asked for every time.
         self._passing: dict[bytes, Head] = {}
 
-    def read(self, headers: list[Header], query: bytes) -> tuple[Head, int]:
-        """Return (head, declared length or -1). Raises GatewayError 400, 401, 415, 417 or 431."""
+    def read(self, downstream: Downstream) -> tuple[Head, int]:
+        """Return (head, declared length or -1) of a request. Raises GatewayError 400, 401, 415, 417 or 431."""
+        head = self._seen.get(downstream.head)
+        if head is not None:
+            return head, downstream.length
+        return self.read_fields(downstream.headers, downstream.query, downstream.head)
+
+    def read_fields(self, headers: list[Header], query: bytes, seen: object = None) -> tuple[Head, int]:
+        """Do what `read` does. seen: what the lane knows the head by, see `Downstream`."""
         key, length = head_key(headers)
         cacheable = b"key=" not in query
         head = self._known.get(key) if cacheable else None
@@ -69,11 +79,16 @@ class HeadReader:
             self._check_length(length, head.fields)
         elif b"transfer-encoding" in head.fields:
             raise _ambiguous()
+        if seen is not None and cacheable and key in self._known:
+            if len(self._seen) >= MAX_KNOWN_HEADS:
+                self._seen.clear()
+            self._seen[seen] = head
         return head, length
 
     def forget(self) -> None:
         """Read every head anew, because a key may have been revoked."""
         self._known.clear()
+        self._seen.clear()
         self._passing.clear()
         self._keys.forget()
 

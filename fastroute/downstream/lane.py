@@ -18,15 +18,28 @@ class AnswerCutError(Exception):
 class Downstream(Protocol):
     """One request on the client's side.
 
-    Names of fields are in lower case. `started`: the head of the answer is on its way; `finished`: so is its last byte.
+    Names of fields are in lower case. `head` stands for all of its head but its content-length, `length` (-1 for none):
+    heads that are alike are one object; None where nobody has looked, and then `length` says nothing. `started`: the
+    head of the answer is on its way; `finished`: so is its last byte.
     """
 
     method: str
     path: bytes
     query: bytes
-    headers: list[Header]
     started: bool
     finished: bool
+
+    @property
+    def head(self) -> object:
+        """Return what stands for the head."""
+
+    @property
+    def length(self) -> int:
+        """Return the content-length."""
+
+    @property
+    def headers(self) -> list[Header]:
+        """Return the header fields."""
 
     def read_body(self, length: int, limit: int) -> Awaitable[bytes]:
         """Return the whole request body.

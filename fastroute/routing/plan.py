@@ -286,7 +286,7 @@ class Planner:
             facts.tags = wishes.tags | {name for name, on in wishes.features.items() if on}
         facts.stream = ctx.stream
         facts.prompt_tokens = ctx.prompt_tokens
-        facts.headers = ctx.headers
+        facts.headers = ctx.downstream.headers
         facts.wall_ns = ctx.arrived_wall_ns
         return facts
 

@@ -2,8 +2,9 @@
 
 from typing import Final, NamedTuple
 
-from fastroute._core._h1_flags import ENCODED, EVENTS, IDENTIFIED, LIMITS, TYPED
-from fastroute._core.h1 import UpstreamError, answer_flags
+from fastroute._core._heads_flags import ENCODED, EVENTS, IDENTIFIED, LIMITS, TYPED
+from fastroute._core.h1 import UpstreamError
+from fastroute._core.heads import answer_flags
 from fastroute.interfaces import Header
 
 _EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastroute.downstream.http1.body import IncomingBody
 from fastroute.downstream.http1.exchange import DONE, Exchange
-from fastroute.downstream.http1.heads import CHUNKED, LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun
+from fastroute.downstream.http1.heads import LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun
 from fastroute.downstream.lane import AnswerCutError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastroute")
 
 #: Of an answer to what is no request.
-NO_HEAD: Final = RequestHead("GET", b"", b"", [], -1, NO_BODY, http10=False, persistent=False, expects=False)
+NO_HEAD: Final = RequestHead("GET", b"", b"", [], -1, NO_BODY, False, False, False, False)
 
 #: A task that is given a name makes none up, which takes longer than to begin it.
 _TASK: Final = "request"
@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         "_stalled",
         "_stalled_since",
         "_task",
+        "_turn",
         "_waiters",
         "_write_paused",
         "exchange",
@@ -61,7 +62,9 @@ class Connection(asyncio.Protocol):
         self.transport: Any = None
         #: The request under way.
         self.exchange: Exchange | None = None
+        #: Serves one request after another; between two of them it waits for its turn.
         self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
         #: Bytes of the next request.
         self._buffer = b""
         #: A body that nobody wanted, whose rest is thrown away.
@@ -165,6 +168,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone."""
         self._lost = True
+        self._call()
         if self.exchange is not None and self.exchange.incoming is not None:
             self.exchange.incoming.spoil()
         self._wake()
@@ -188,26 +192,33 @@ class Connection(asyncio.Protocol):
         if data.startswith(b"\r\n"):
             # RFC 9112, section 2.2. However many there are, the rest is copied once.
             data = data[_BLANK_LINES.match(data).end() :]  # type: ignore[union-attr]
-        end = data.find(b"\r\n\r\n") + 4
         try:
-            if end < 4:
+            found = self._listener.heads.read(data)
+            if found is None:
                 self._wait_for_more(data)
                 return
-            head, headers, length = self._listener.heads.read(data[:end])
         except BadHeadError as error:
             self._reject(error.status)
             return
-        rest = data[end:]
+        at, head, digits = found
+        length = -1
         body = b""
         incoming: IncomingBody | None = None
-        if head.framing == LENGTH:
-            body, rest = rest[:length], rest[length:]
-        if len(body) < length or head.framing not in (LENGTH, NO_BODY):
-            incoming = IncomingBody(head.framing, length)
-            rest = incoming.feed(body if head.framing != CHUNKED else rest)
-        self._buffer = rest
-        self.exchange = Exchange(self, head, headers, body, incoming)
-        self._task = self._loop.create_task(self._serve(self.exchange), name=_TASK)
+        if digits:
+            length = int(digits)
+            body = data[at : at + length]
+            at += length
+            if len(body) < length:
+                incoming = IncomingBody(LENGTH, length)
+                incoming.feed(body)
+        elif head.framing != NO_BODY:
+            incoming = IncomingBody(head.framing, 0)
+            data = incoming.feed(data[at:])
+            at = 0
+        self._buffer = data[at:]
+        self.exchange = Exchange(self, head, digits, length, body, incoming)
+        if not self._call() and self._task is None:
+            self._task = self._loop.create_task(self._serve(), name=_TASK)
 
     def _wait_for_more(self, data: bytes) -> None:
         """Keep the beginning of a head. Raises BadHeadError if it cannot become one."""
@@ -221,40 +232,62 @@ class Connection(asyncio.Protocol):
         if data:
             check_begun(data, checked)
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self) -> None:
+        """Serve one request after another: to begin a task for each would take longer than to wait for it."""
         try:
-            await self._listener.application(exchange)
-        except (AnswerCutError, asyncio.CancelledError):
-            exchange.finished = False
-        except Exception:  # whatever it is, it concerns one request
-            log.exception("a request failed outside the corridor")
-            exchange.finished = False
-        self._end(exchange)
+            while (exchange := self.exchange) is not None:
+                try:
+                    await self._listener.application(exchange)
+                except (AnswerCutError, asyncio.CancelledError):
+                    exchange.finished = False
+                except Exception:  # whatever it is, it concerns one request
+                    log.exception("a request failed outside the corridor")
+                    exchange.finished = False
+                if not self._end(exchange):
+                    return
+                # What was asked and answered is not to be kept for as long as the connection is idle.
+                del exchange
+                if self.exchange is None:
+                    self._turn = self._loop.create_future()
+                    await self._turn
+                else:
+                    # The next one has come already. Others have waited for longer.
+                    await asyncio.sleep(0)
+        finally:
+            self._task = None
 
-    def _end(self, exchange: Exchange) -> None:
-        """Go on with the next request, or end the connection."""
+    def _call(self) -> bool:
+        """Give the task its turn; return whether it waits for that."""
+        turn, self._turn = self._turn, None
+        if turn is None or turn.done():
+            return False
+        turn.set_result(None)
+        return True
+
+    def _end(self, exchange: Exchange) -> bool:
+        """Go on with the next request, or end the connection; return which."""
         self.exchange = None
-        self._task = None
         if self._waiters:
             # Of watchers for its departure, which end with the request.
             self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
         if self._lost:
-            return
+            return False
         if not exchange.finished:
             self.transport.abort()
-            return
+            return False
         incoming = exchange.incoming
         unread = incoming if incoming is not None and not incoming.complete else None
         self._since = self._listener.tick
         if exchange.closing or self.ends:
             self._close(unread is not None or bool(self._buffer))
-            return
+            return False
         if unread is not None:
             unread.drop()
             self._rest = unread
         self._resume()
         if self._buffer and not self._write_paused:
             self._next()
+        return not self._lingering
 
     def _next(self) -> None:
         data, self._buffer = self._buffer, b""
@@ -273,7 +306,7 @@ class Connection(asyncio.Protocol):
 
     def _reject(self, status: int) -> None:
         """Answer what is no request."""
-        exchange = Exchange(self, NO_HEAD, [], b"", None)
+        exchange = Exchange(self, NO_HEAD, b"", -1, b"", None)
         exchange.respond(status, [], b"")
         self._close(True)
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Generator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from fastroute._core.h1 import answer_head
+from fastroute._core.heads import answer_head, whole_answer
 from fastroute.downstream.http1.body import IncomingBody
 from fastroute.downstream.http1.heads import BROKEN, RequestHead
 from fastroute.downstream.lane import ClientGoneError, too_large
@@ -44,12 +44,13 @@ class Exchange:
         "_body",
         "_chunked",
         "_connection",
-        "_head",
+        "_digits",
         "_left",
         "closing",
         "finished",
-        "headers",
+        "head",
         "incoming",
+        "length",
         "method",
         "path",
         "query",
@@ -60,19 +61,23 @@ class Exchange:
         self,
         connection: "Connection",
         head: RequestHead,
-        headers: list[Header],
+        digits: bytes,
+        length: int,
         body: bytes,
         incoming: IncomingBody | None,
     ) -> None:
-        """incoming: a body that is not complete yet; else `body` is all of it."""
+        """digits: of the content-length, which is `length`. incoming: a body that is not complete yet; else `body`
+        is all of it.
+        """
         self._connection = connection
-        self._head = head
+        self._digits = digits
         self._body = body
+        self.head = head
+        self.length = length
         self.incoming = incoming
         self.method = head.method
         self.path = head.path
         self.query = head.query
-        self.headers = headers
         self.started = False
         self.finished = False
         self.closing = not head.persistent
@@ -81,6 +86,14 @@ class Exchange:
 
     # --- the request
 
+    @property
+    def headers(self) -> list[Header]:
+        """Return the header fields, in a list of the caller's own."""
+        headers = self.head.headers.copy()
+        if self._digits:
+            headers[self.head.length_at] = (b"content-length", self._digits)
+        return headers
+
     async def read_body(self, length: int, limit: int) -> bytes:
         """Return the whole request body; see `Downstream`."""
         if length > limit:
@@ -88,9 +101,9 @@ class Exchange:
         incoming = self.incoming
         if incoming is None:
             return self._body
-        if self._head.framing == BROKEN:
+        if self.head.framing == BROKEN:
             raise GatewayError(400, "invalid_request_error", "ambiguous request framing", close=True)
-        if self._head.expects and not incoming.size:
+        if self.head.expects and not incoming.size:
             self._connection.write(_CONTINUE)
         self._connection.expect(incoming)
         while not incoming.complete and not incoming.broken and incoming.size <= limit:
@@ -111,17 +124,24 @@ class Exchange:
 
     def respond(self, status: int, headers: list[Header], body: bytes) -> Awaitable[None]:
         """Send a whole answer."""
+        connection = self._connection
+        if self.head.plain and self.incoming is None and not connection.ends and status in _STATUS_LINES:
+            whole = whole_answer(_STATUS_LINES[status], headers, connection.date_line, body)
+            if whole:
+                self.started = self.finished = True
+                connection.write(whole)
+                return connection.drain()
         head = self._answer_head(status, headers, len(body))
         if self._is_bodiless(status):
             body = b""
-        write = self._connection.write
+        write = connection.write
         if len(body) <= _JOIN_BYTES:
             write(head + body)
         else:
             write(head)
             write(body)
         self.finished = True
-        return self._connection.drain()
+        return connection.drain()
 
     def start(self, status: int, headers: list[Header]) -> Awaitable[None]:
         """Send the head of an answer whose body follows in pieces."""
@@ -160,7 +180,7 @@ class Exchange:
     def _answer_head(self, status: int, headers: list[Header], length: int) -> bytes:
         """Return the head of the answer, and settle how its body and the connection end. length: -1 for unknown."""
         self.started = True
-        head = self._head
+        head = self.head
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         lines, declared, closes = answer_head(line, headers, self._connection.date_line)
         if declared >= 0:
@@ -195,4 +215,4 @@ class Exchange:
         incoming = self.incoming
         if incoming is None or incoming.complete:
             return False
-        return self._head.expects or incoming.broken or not 0 <= incoming.left <= DISCARD_BYTES
+        return self.head.expects or incoming.broken or not 0 <= incoming.left <= DISCARD_BYTES

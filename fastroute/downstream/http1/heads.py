@@ -5,8 +5,12 @@ by its bytes, the length cut out of them.
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
+
+from fastroute._core._heads_flags import MAX_LENGTH_DIGITS
+from fastroute._core.heads import find_head
 from fastroute.interfaces import Header
 
 # How the body of a request is framed.
@@ -16,8 +20,6 @@ CHUNKED: Final = 2
 #: In two ways at once, or in none that is known: nothing that follows on the connection means anything.
 BROKEN: Final = 3
 
-#: Of a content-length.
-MAX_DIGITS: Final = 15
 MAX_KNOWN: Final = 1024
 #: Longer ones, and those of more fields, are read anew each time, so that the table stays small whoever fills it.
 MAX_KNOWN_BYTES: Final = 4096
@@ -32,7 +34,6 @@ _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb"{1,256}+:" + _VALUE + rb"\r\n)*+\r\n")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"{1,256}+):[ \t]*+(" + _VALUE + rb")\r\n")
 _SCHEME_AND_HOST: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
-_LENGTH_FIELDS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 
 
 class BadHeadError(Exception):
@@ -43,10 +44,12 @@ class BadHeadError(Exception):
         self.status = status
 
 
-class RequestHead(NamedTuple):
-    """A head as it was read. length_at: which of the headers is content-length. http10: its version is 1.0.
+class RequestHead(msgspec.Struct, frozen=True, eq=False):
+    """A head as it was read; compared by what it is, not by what is in it.
 
-    persistent: the client will use the connection again. expects: it waits to be told to go on.
+    length_at: which of the headers is content-length. http10: its version is 1.0. persistent: the client will use the
+    connection again. expects: it waits to be told to go on. plain: its answer is framed in the ordinary way, and the
+    connection goes on.
     """
 
     method: str
@@ -58,6 +61,7 @@ class RequestHead(NamedTuple):
     http10: bool
     persistent: bool
     expects: bool
+    plain: bool
 
 
 class HeadTable:
@@ -69,25 +73,25 @@ class HeadTable:
         self._known: dict[bytes, RequestHead] = {}
         self._known_but_length: dict[bytes, RequestHead] = {}
 
-    def read(self, data: bytes) -> tuple[RequestHead, list[Header], int]:
-        """Return (head, its headers, the body's length) of a head, blank line included. Raises BadHeadError.
+    def read(self, data: bytes) -> tuple[int, RequestHead, bytes] | None:
+        """Return (end, head, digits) of the head that `data` begins with, None if all of it has not come.
 
-        The list is the caller's own. length: 0 where the framing is not LENGTH.
+        end: the offset behind its blank line. digits: of its content-length, where the framing is LENGTH; those of
+        `head` may be another request's. Raises BadHeadError.
         """
-        key, digits = _without_length(data)
+        end, key, digits = find_head(data)
+        if end < 0:
+            return None
         known = self._known_but_length if digits else self._known
         head = known.get(key)
         if head is None:
-            head = parse_head(data)
-            small = len(data) <= MAX_KNOWN_BYTES and len(head.headers) <= MAX_KNOWN_FIELDS
+            head = parse_head(data[:end])
+            small = end <= MAX_KNOWN_BYTES and len(head.headers) <= MAX_KNOWN_FIELDS
             if small and (head.framing == LENGTH) == bool(digits):
                 _remember(known, key, head)
-        headers = head.headers.copy()
-        if head.framing != LENGTH:
-            return head, headers, 0
-        if digits:
-            headers[head.length_at] = (b"content-length", digits)
-        return head, headers, int(headers[head.length_at][1])
+        if head.framing == LENGTH:
+            return end, head, digits or head.headers[head.length_at][1]
+        return end, head, b""
 
 
 def _remember(known: dict[bytes, RequestHead], key: bytes, head: RequestHead) -> None:
@@ -96,25 +100,8 @@ def _remember(known: dict[bytes, RequestHead], key: bytes, head: RequestHead) ->
     known[key] = head
 
 
-def _without_length(data: bytes) -> tuple[bytes, bytes]:
-    """Return a head without the digits of its content-length, and them; empty for a head that is to be read whole.
-
-    Two heads that differ in these digits alone mean the same but for the length, whatever else is in them.
-    """
-    for field in _LENGTH_FIELDS:
-        start = data.find(field)
-        if start >= 0:
-            start += len(field)
-            end = data.find(b"\r\n", start)
-            digits = data[start:end]
-            if _is_length(digits):
-                return data[:start] + data[end:], digits
-            break
-    return data, b""
-
-
 def _is_length(digits: bytes) -> bool:
-    return digits.isdigit() and len(digits) <= MAX_DIGITS
+    return digits.isdigit() and len(digits) <= MAX_LENGTH_DIGITS
 
 
 def parse_head(data: bytes) -> RequestHead:
@@ -133,7 +120,9 @@ def parse_head(data: bytes) -> RequestHead:
     }
     persistent = b"close" not in connection and (not http10 or b"keep-alive" in connection)
     expects = not http10 and any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
-    return RequestHead(line[1].decode(), path, query, headers, length_at, framing, http10, persistent, expects)
+    method = line[1].decode()
+    plain = persistent and not http10 and method != "HEAD"
+    return RequestHead(method, path, query, headers, length_at, framing, http10, persistent, expects, plain)
 
 
 def check_begun(data: bytes, checked: int = 0) -> None:

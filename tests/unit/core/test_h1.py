@@ -230,46 +230,6 @@ def test_errors_are_of_one_kind_and_count_as_sent(h1: ModuleType) -> None:
     assert caught.value.message == str(caught.value) != ""
 
 
-def test_request_head(h1: ModuleType) -> None:
-    fields = [(b"a", b"1"), (b"host", b"no"), (b"b", b""), (b"a", b"2")]
-    assert h1.request_head(fields, frozenset({b"host"})) == b"a: 1\r\nb: \r\na: 2\r\n"
-    assert h1.request_head([], frozenset()) == b""
-
-
-@pytest.mark.parametrize(
-    ("values", "length"),
-    [
-        *(([], -1), ([b"0"], 0), ([b"5"], 5), ([b"005"], 5), ([b"9" * 18], 10**18 - 1), ([b"5", b"5"], -2)),
-        *(
-            ([b""], -2),
-            ([b"-1"], -2),
-            ([b"+5"], -2),
-            ([b" 5"], -2),
-            ([b"5_0"], -2),
-            ([b"9" * 19], -2),
-            ([b"x", b"5"], -2),
-        ),
-    ],
-)
-def test_the_key_of_a_head_leaves_its_length_out(h1: ModuleType, values: list[bytes], length: int) -> None:
-    fields = [(b"a", b"1"), *((b"content-length", value) for value in values), (b"b", b""), (b"content-type", b"t")]
-    assert h1.head_key(fields) == (b"a:1\nb:\ncontent-type:t\n", length)
-
-
-def test_the_key_of_no_head(h1: ModuleType) -> None:
-    assert h1.head_key([]) == (b"", -1)
-    assert h1.head_key([(b"content-length", b"3")]) == (b"", 3)
-
-
-def test_the_head_of_an_answer(h1: ModuleType) -> None:
-    line, date = b"HTTP/1.1 200 OK\r\n", b"date: now\r\n"
-    assert h1.answer_head(line, [], date) == (line + date, -1, False)
-    fields = [(b"a", b"b"), (b"content-length", b"12"), (b"date", b"then"), (b"connection", b"close")]
-    lines = line + b"a: b\r\ncontent-length: 12\r\ndate: then\r\nconnection: close\r\n"
-    assert h1.answer_head(line, fields, date) == (lines, 12, True)
-    assert h1.answer_head(line, [(b"connection", b"keep-alive"), (b"x-date", b"")], date)[1:] == (-1, False)
-
-
 # === Chunks by themselves ===
 
 

@@ -203,52 +203,5 @@ def test_the_head_parsers_agree(h1: ModuleType, data: bytes) -> None:
     assert parse(h1, data) == parse(_h1_py, data)
 
 
-field_names = st.sampled_from([b"a", b"b", b"content-length", b"content-type", b"content-lengths"])
-field_values = st.one_of(st.sampled_from([b"", b"0", b"12", b"1" * 18, b"1" * 19, b"-1"]), st.binary(max_size=6))
-header_lists = st.lists(st.tuples(field_names, field_values), max_size=8)
-
-
-@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
-@settings(max_examples=500, deadline=None)
-@given(headers=header_lists)
-def test_the_head_makers_agree(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
-    drop = frozenset({b"b", b"content-length"})
-    assert h1.head_key(headers) == _h1_py.head_key(headers)
-    assert h1.request_head(headers, drop) == _h1_py.request_head(headers, drop)
-
-
-answer_names = st.sampled_from(
-    [b"content-type", b"x-request-id", b"content-encoding", b"x-ratelimit-limit-requests", b"retry-after", b"limit"]
-)
-answer_values = st.one_of(
-    st.sampled_from([b"text/event-stream", b"Text/Event-STREAM; charset=utf-8", b"text/event", b"identity", b"gzip"]),
-    st.binary(max_size=20),
-)
-
-
-@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
-@settings(max_examples=500, deadline=None)
-@given(headers=st.lists(st.tuples(st.one_of(answer_names, st.binary(max_size=18)), answer_values), max_size=6))
-def test_answers_are_surveyed_alike(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
-    assert h1.answer_flags(headers) == _h1_py.answer_flags(headers)
-
-
-reply_fields = st.one_of(
-    st.tuples(st.just(b"content-length"), st.integers(0, 10**15).map(lambda n: b"%d" % n)),
-    st.tuples(
-        st.sampled_from([b"date", b"dates", b"connection"]), st.sampled_from([b"", b"close", b"Close", b"closed"])
-    ),
-    st.tuples(st.binary(min_size=1, max_size=9), st.binary(max_size=9)),
-)
-
-
-@pytest.mark.parametrize("h1", [param for param in twins("h1") if param.id == "c"])
-@settings(max_examples=500, deadline=None)
-@given(headers=st.lists(reply_fields, max_size=6))
-def test_the_makers_of_answers_agree(h1: ModuleType, headers: list[tuple[bytes, bytes]]) -> None:
-    made = (b"HTTP/1.1 200 OK\r\n", headers, b"date: now\r\n")
-    assert h1.answer_head(*made) == _h1_py.answer_head(*made)
-
-
 def test_outcomes_compare_by_all_their_fields() -> None:
     assert Outcome._fields == ("status", "headers", "body", "complete", "keep_alive", "reusable", "kind")

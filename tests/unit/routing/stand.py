@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from fastroute._core.attempts import FAILED, OK, RATE_LIMITED
 from fastroute._core.counters import IN_FLIGHT, Segment
-from fastroute.admin.explain import Question, answer
+from fastroute.admin.explain import Described, Question, answer
 from fastroute.build import Surroundings, build_snapshot, identities
 from fastroute.clock import Clock
 from fastroute.config import load_file
@@ -88,12 +88,12 @@ class Stand:
         **body: Any,
     ) -> Context:
         """Return a request as it is when its route is about to be looked up. headers: what the client sent."""
-        ctx = Context(self.snapshot, None, 1, "r", self.now_ms * 1_000_000, WALL_NS, None)
+        fields = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        ctx = Context(self.snapshot, Described(fields), 1, "r", self.now_ms * 1_000_000, WALL_NS, None)
         ctx.operation = find_operation("POST", PATHS[dialect].encode())[0]
         ctx.dialect = self.snapshot.dialects[dialect]
         ctx.principal = Principal(key, tenant)
-        ctx.headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        ctx.wishes = read_wishes(dict(ctx.headers))
+        ctx.wishes = read_wishes(dict(fields))
         body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **body}
         RequestReader(Limits(1 << 20, 64, 8192, 0)).take_body(ctx, json.dumps(body).encode())
         ctx.called = model

@@ -1,6 +1,7 @@
 import asyncio
 import random
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -812,5 +813,114 @@ def test_who_was_just_being_accepted_does_not_delay_the_end() -> None:
         assert late.answers(b"GET")[0][1][b"connection"] == b"close"
         await stand.pass_time(1)
         assert stand.wire.ended == "closed"
+
+    run(test)
+
+
+# --- the task of a connection
+
+
+def others() -> set["asyncio.Task[Any]"]:
+    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("end", ["lost", "left", "closing"])
+def test_one_task_serves_all_requests_of_a_connection_and_ends_with_it(end: str) -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        assert not others()
+        seen = set()
+        for _ in range(3):
+            await stand.feed(GET)
+            seen |= others()
+        assert len(seen) == 1
+        if end == "closing":
+            await stand.feed(post(b"", b"connection: close"))
+        elif end == "left":
+            await stand.feed(GET)
+            assert not stand.connection.eof_received()
+        else:
+            await stand.feed(GET[:-2])
+        stand.connection.connection_lost(None)
+        await settle()
+        assert not others()
+        assert len(stand.answers(*[b"GET"] * (3 if end == "lost" else 4))) >= 3
+
+    run(test)
+
+
+def test_a_request_after_the_task_was_ended_begins_another() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        await stand.feed(GET)
+        for task in others():
+            task.cancel()
+        await settle()
+        assert not others()
+        await stand.feed(GET)
+        assert len(stand.answers(b"GET", b"GET")) == 2
+
+    run(test)
+
+
+def test_what_was_asked_is_not_kept_while_the_connection_is_idle() -> None:
+    async def test() -> None:
+        kept: list[weakref.ref[Method]] = []
+
+        async def keep(exchange: Exchange) -> None:
+            # Of what an exchange holds, only this can be watched.
+            exchange.method = method = Method(exchange.method)
+            kept.append(weakref.ref(method))
+            del method
+            await repeat(exchange)
+
+        stand = Stand(keep)
+        await stand.feed(post(b"x" * 1000))
+        assert [method() for method in kept] == [None]
+
+    run(test)
+
+
+class Method(str):
+    """Of a request."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_requests_that_came_together_let_others_have_their_turn() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while len(stand.wire.sent.split(b"HTTP/1.1 200")) <= 100:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        stand.connection.data_received(GET * 100)
+        await task
+        assert turns >= 100
+
+    run(test)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_an_answer_of_known_length(stopping: bool) -> None:
+    async def test() -> None:
+        async def answer(exchange: Exchange) -> None:
+            await exchange.respond(200, [(b"content-length", b"2"), (b"a", b"b")], b"ok")
+            assert exchange.started
+            assert exchange.finished
+
+        stand = Stand(answer)
+        stand.listener.stopping = stopping
+        stand.listener.date_line = b"date: now\r\n"
+        await stand.feed(GET)
+        last = {b"connection": b"close"} if stopping else {}
+        fields = {b"content-length": b"2", b"a": b"b", b"date": b"now", **last}
+        assert stand.answers(b"GET") == [(200, fields, b"ok")]
+        assert bool(stand.wire.ended) == stopping
 
     run(test)

@@ -27,6 +27,7 @@ class Books:
         ctx.settled = True
         if ctx.grant is not None:
             self._admission.settle(ctx)
+        monotonic_ns = self._now
         endpoint: Endpoint | None = ctx.endpoint
         usage = ctx.usage
         cost: int | None = 0
@@ -45,7 +46,7 @@ class Books:
                 1 if cost is not None else 0,
                 cost or 0,
                 (ctx.first_byte_ns - ctx.started_ns) // 1000 if ctx.first_byte_ns >= 0 else -1,
-                (self._now() - ctx.started_ns) // 1000,
+                (monotonic_ns() - ctx.started_ns) // 1000,
                 ctx.request_bytes,
                 ctx.response_bytes,
                 usage,

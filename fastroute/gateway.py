@@ -104,14 +104,16 @@ class Gateway:
         """Serve one request, whatever its end: answer, refusal, failure or departure of the client."""
         snapshot = self.snapshot
         snapshot = snapshot if snapshot.lanes is None else snapshot.lanes.enter(downstream) or snapshot
+        # Called where it is looked up, what is no method of its class takes the interpreter a detour.
+        monotonic_ns, wall_ns = self._now, self._wall
         record_id = self._journal.next_id()
         ctx = Context(
             snapshot,
             downstream,
             record_id,
             f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}",
-            self._now(),
-            self._wall(),
+            monotonic_ns(),
+            wall_ns(),
             asyncio.current_task(self.loop),
         )
         ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
@@ -317,9 +319,9 @@ class Gateway:
 
     def admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
-        attempts = snapshot.attempts
+        attempts, monotonic_ns = snapshot.attempts, self._now
         while True:
-            now_ms = self._now() // 1_000_000
+            now_ms = monotonic_ns() // 1_000_000
             position = snapshot.planner.choose(plan, now_ms)
             if position < 0:
                 return None
@@ -332,7 +334,7 @@ class Gateway:
                     # Another request is finding out about this key, or its model.
                     continue
             grant = None
-            if is_limited(plan, endpoint):
+            if (endpoint.limits is not None or plan.route is not plan.asked) and is_limited(plan, endpoint):
                 grant = self._admission.at_endpoint(ctx, plan, endpoint)
                 if grant is None:
                     _take_back(snapshot, endpoint, trial, grant, now_ms)
@@ -359,7 +361,8 @@ class Gateway:
             ctx.endpoint = endpoint
             ctx.attempts += 1
             ctx.first_byte_ns = -1
-            attempt.trial = trial
+            if trial:
+                attempt.trial = trial
             return attempt
 
     def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
@@ -410,7 +413,8 @@ class Gateway:
         ctx.outcome = outcome.name
         if attempt.grant is not None:
             self._admission.settle_attempt(ctx, attempt)
-        now_ns = self._now()
+        monotonic_ns = self._now
+        now_ns = monotonic_ns()
         if outcome is classify.OK:
             # The one that nearly all of them are: what a good answer has no use for is not looked at.
             cost_ms = -1.0 if attempt.survey.events else self._cost_ms(ctx, attempt, ctx.usage.total_output)
@@ -475,7 +479,8 @@ class Gateway:
 
         The first bytes of the body are awaited too: until they are here another endpoint can still be tried.
         """
-        sent_ns = self._now()
+        monotonic_ns = self._now
+        sent_ns = monotonic_ns()
         exchange: Exchange | None = None
         try:
             exchange = await attempt.endpoint.transport.send(request, ctx)
@@ -499,7 +504,7 @@ class Gateway:
             close_exchange(exchange)
             return
         finally:
-            now = self._now()
+            now = monotonic_ns()
             ctx.upstream_ns += now - sent_ns
         attempt.exchange = exchange
         attempt.first = first
@@ -544,7 +549,7 @@ class Gateway:
         snapshot = ctx.snapshot
         outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
         if outcome.hint_ms > LONG_REST_MS:
-            outcome = outcome._replace(hint_ms=snapshot.channels.rest_ms(attempt.endpoint.index, outcome))
+            outcome = outcome.but(hint_ms=snapshot.channels.rest_ms(attempt.endpoint.index, outcome))
         if whole or outcome.verdict == RATE_LIMITED:
             attempt.outcome = outcome
 

@@ -185,7 +185,8 @@ class Relay:
         plan: Plan = ctx.plan
         # The provider's id is what its support asks for; ours stands beside it.
         own = b"x-fastroute-request-id" if ctx.survey.has_request_id else b"x-request-id"
-        overhead_us = max(0, (self._now() - ctx.started_ns - ctx.upstream_ns) // 1000)
+        monotonic_ns = self._now
+        overhead_us = max(0, (monotonic_ns() - ctx.started_ns - ctx.upstream_ns) // 1000)
         limited = ctx.principal.limits is not None
         headers = [
             *(self._admission.instead(ctx, exchange.headers) if limited else exchange.headers),

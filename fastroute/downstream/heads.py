@@ -7,7 +7,9 @@ virtual key was made or revoked.
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from fastroute._core.heads import head_key, request_head
 from fastroute.downstream.lane import Downstream
@@ -26,7 +28,7 @@ _CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """What a set of header fields comes to.
 
     lines: the fields that go upstream. ours: the fields addressed to us, or naming more that must not go on; such a

@@ -5,13 +5,15 @@ authorised can never differ from what is dispatched.
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from fastroute.errors import GatewayError
 from fastroute.interfaces import DialectName
 
 
-class Operation(NamedTuple):
+class Operation(msgspec.Struct, frozen=True):
     """One API operation of a dialect.
 
     suffix: the path after the provider's base URL; for Gemini `{model}` stands for the upstream model name.

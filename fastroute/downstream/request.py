@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from fastroute._core.jsonscan import (
     KIND_ABSENT,
@@ -105,7 +107,7 @@ _SCAN_CODES: Final = {
 }
 
 
-class Limits(NamedTuple):
+class Limits(msgspec.Struct, frozen=True):
     """What a request may use. Bytes, milliseconds, counts."""
 
     max_body_bytes: int

@@ -1,7 +1,9 @@
 """The only judge of failure: every way an attempt can end becomes an `Outcome`, here and nowhere else."""
 
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from fastroute._core.attempts import FAILED, KEY_REJECTED, NEUTRAL, RATE_LIMITED
 from fastroute._core.attempts import OK as WELL
@@ -23,7 +25,7 @@ from fastroute.interfaces import Cause, Header, OutcomeName, Scope
 DEFAULT_COOLDOWN_MS: Final = 1_000
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """A verdict.
 
     name: for the ledger. retryable: another endpoint may be tried. verdict: what it says of the endpoint, see
@@ -45,11 +47,15 @@ class Outcome(NamedTuple):
     cause: Cause = ""
     said_ms: int = -1
 
+    def but(self, **changes: Any) -> "Outcome":
+        """Return the same with other values in the fields named."""
+        return msgspec.structs.replace(self, **changes)
+
 
 OK: Final = Outcome("ok", False, WELL)
 CLIENT_ERROR: Final = Outcome("client_error", False, NEUTRAL)
 RATE_LIMITED_RETRY: Final = Outcome("rate_limited", True, RATE_LIMITED, scope="unknown", cause="unknown_limit")
-RATE_LIMITED_FINAL: Final = RATE_LIMITED_RETRY._replace(retryable=False)
+RATE_LIMITED_FINAL: Final = RATE_LIMITED_RETRY.but(retryable=False)
 UPSTREAM_ERROR: Final = Outcome("upstream_error", True, FAILED)
 UPSTREAM_ERROR_FINAL: Final = Outcome("upstream_error", False, FAILED)
 REJECTED: Final = Outcome("client_error", True, KEY_REJECTED)
@@ -108,12 +114,12 @@ class Classifier:
         kind: str = dialect.error_kind(status, body)
         if kind in ("context_window", "content_policy"):
             # Every endpoint of this model would refuse it; the chain for this kind knows of others.
-            return CLIENT_ERROR._replace(kind=kind)
+            return CLIENT_ERROR.but(kind=kind)
         error = read_error(headers, body)
         if is_moderated(status, error):
-            return CLIENT_ERROR._replace(kind="content_policy")
+            return CLIENT_ERROR.but(kind="content_policy")
         if is_too_large(status, error):
-            return TOO_LARGE._replace(name=outcome.name)
+            return TOO_LARGE.but(name=outcome.name)
         cause = cause_of(status, error)
         if cause == "model_not_found":
             return NO_SUCH_MODEL
@@ -121,13 +127,13 @@ class Classifier:
             # The money has run out, or the key is refused: waiting does not help, another key may. A 400 has to say so
             # where no caller is quoted.
             scope: Scope = "key" if cause in ("invalid_key", "no_permission") else "balance"
-            outcome = REJECTED._replace(name=outcome.name, scope=scope, cause=cause)
+            outcome = REJECTED.but(name=outcome.name, scope=scope, cause=cause)
         elif is_throttled(status, error):
             outcome = self.status(429)
         if outcome.verdict != KEY_REJECTED:
             outcome = self._limited(status, outcome, headers, body, error, wall_ns)
         if should_retry(headers) is False:
-            outcome = outcome._replace(again=False)
+            outcome = outcome.but(again=False)
         return outcome
 
     def _limited(
@@ -154,12 +160,12 @@ class Classifier:
                 said_ms = renewal_ms(allowance)
         hint_ms = DEFAULT_COOLDOWN_MS if said_ms is None else min(said_ms, self._max_retry_after_ms)
         said_ms = -1 if said_ms is None else said_ms
-        return outcome._replace(verdict=RATE_LIMITED, hint_ms=hint_ms, scope=scope, cause=cause, said_ms=said_ms)
+        return outcome.but(verdict=RATE_LIMITED, hint_ms=hint_ms, scope=scope, cause=cause, said_ms=said_ms)
 
     def transport(self, kind: str, sent: bool = False) -> Outcome:
         """Judge an attempt that got no complete answer. kind, sent: those of the UpstreamError."""
         if kind == "timeout":
-            return TIMEOUT if sent else TIMEOUT._replace(killer=False)
+            return TIMEOUT if sent else TIMEOUT.but(killer=False)
         if kind == "overflow":
             return OVERFLOW
         return KILLED if sent else UPSTREAM_ERROR

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from fastroute.config.patterns import any_matches
 from fastroute.config.schema import Action, Config, Reject, Rule, Then
 from fastroute.interfaces import Header
@@ -61,7 +63,7 @@ _READERS: Final[dict[str, Callable[[Facts], Any]]] = {
 }
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """What the rules that apply to a request say together; None and empty mean that they say nothing.
 
     providers: a byte for each provider of the configuration, 0 for one that must not be used. tags: those added.

@@ -1,6 +1,8 @@
 """What the header fields of an answer say that matters to the corridor."""
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from fastroute._core._heads_flags import ENCODED, EVENTS, IDENTIFIED, LIMITS, TYPED
 from fastroute._core.h1 import UpstreamError
@@ -10,7 +12,7 @@ from fastroute.interfaces import Header
 _EVENT_STARTS: Final = (b"data:", b"event:", b"id:", b":")
 
 
-class Survey(NamedTuple):
+class Survey(msgspec.Struct, frozen=True):
     """events: the answer is an event stream. has_request_id: the provider has given it an id. has_limits: it may say
     how much of which limit is left.
     """

@@ -13,6 +13,9 @@ from fastroute.upstream.pool import Pool
 #: A body larger than this is written in pieces of this size, waiting for the transport in between.
 WRITE_PIECE_BYTES: Final = 262_144
 
+#: Head and body of a request up to this size are sent as one.
+JOIN_BYTES: Final = 65_536
+
 #: A kept-alive connection that is closed without a byte of answer within this time of sending was most likely closed
 #: by the peer while idle, as the request was on its way; later than that the peer had the request and died of it.
 STALE_WITHIN_NS: Final = 1_000_000_000
@@ -57,9 +60,10 @@ class FastTransport:
 
     async def send(self, request: UpstreamRequest, ctx: Context) -> Exchange:
         """Send a request and return the exchange once the head of its answer is there. Raises UpstreamError."""
+        monotonic_ns = self._now
         connection = self._pool.take()
         # A connection that was kept alive may have been closed by its peer while the request was on its way.
-        reused_at = None if connection is None else self._now()
+        reused_at = None if connection is None else monotonic_ns()
         while True:
             if connection is None:
                 ctx.enter(CONNECT, request.connect_ns)
@@ -68,7 +72,9 @@ class FastTransport:
                 ctx.enter(FIRST_BYTE, request.first_byte_ns)
                 body = request.body
                 head = b"".join((request.start, request.lines, request.extra, self._length(len(body))))
-                if len(body) <= WRITE_PIECE_BYTES:
+                if len(body) <= JOIN_BYTES:
+                    connection.start(head + body)
+                elif len(body) <= WRITE_PIECE_BYTES:
                     connection.start(head, body)
                 else:
                     await self._write_pieces(connection, head, body, ctx)

@@ -64,7 +64,7 @@ def test_every_status_has_a_verdict_that_the_configuration_cannot_turn_round(sta
     if status >= 400:
         assert with_it.retryable
     if status >= 500 or status in (401, 402, 403, 408, 429):
-        assert without._replace(retryable=True) == with_it
+        assert without.but(retryable=True) == with_it
     assert without.verdict == NEUTRAL or status not in (400, 404, 409, 413, 422)
 
 
@@ -152,7 +152,7 @@ def test_what_a_provider_says_of_retries_is_about_itself(status: int, value: byt
     """`x-should-retry: false` keeps the same endpoint from being asked again; another one knows nothing of it."""
     plain, told = answer(status), answer(status, None, (b"x-should-retry", value))
     assert told.again is (value != b"false")
-    assert told._replace(again=True) == plain
+    assert told.but(again=True) == plain
 
 
 # --- bodies
@@ -194,7 +194,7 @@ def test_what_another_model_may_not_refuse(
     kind: str, dialect: Any, status: int, body: object, classifier: Classifier
 ) -> None:
     """It goes along a chain of its own. Siblings would refuse it too, and none of them is to blame, whatever is set."""
-    assert answer(status, body, dialect=dialect, classifier=classifier) == CLIENT_ERROR._replace(kind=kind)
+    assert answer(status, body, dialect=dialect, classifier=classifier) == CLIENT_ERROR.but(kind=kind)
 
 
 @pytest.mark.parametrize(("dialect", "status", "body"), QUOTA)
@@ -219,7 +219,7 @@ def test_bodies_that_say_nothing(body: bytes, dialect: Any) -> None:
     for status in (400, 429, 500):
         outcome = DEFAULT.answer(status, [], body, dialect, WALL_NS)
         assert outcome.kind == ""
-        assert outcome._replace(hint_ms=-1) == DEFAULT.status(status)
+        assert outcome.but(hint_ms=-1) == DEFAULT.status(status)
 
 
 # --- no answer at all
@@ -249,7 +249,7 @@ def test_timeouts() -> None:
     """A prompt that hangs replicas is one that kills them; a connection that was never made is none."""
     assert DEFAULT.transport("timeout", sent=True) == TIMEOUT
     assert TIMEOUT.killer
-    assert DEFAULT.transport("timeout", sent=False) == TIMEOUT._replace(killer=False)
+    assert DEFAULT.transport("timeout", sent=False) == TIMEOUT.but(killer=False)
     assert (TIMEOUT.name, TIMEOUT.retryable, TIMEOUT.verdict) == ("timeout", True, FAILED)
 
 

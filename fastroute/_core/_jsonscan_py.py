@@ -129,6 +129,11 @@ class Scanner:
             raise TypeError(f"the body must be bytes, not {type(body).__name__}")
         return self._accepted(body) or _Walk(body, self._index, self._max_depth).run()
 
+    def scan_kinds(self, body: bytes) -> tuple[bytes, tuple[int, ...]]:
+        """Return (the kind of each field, one byte each; what `scan` does)."""
+        found = self.scan(body)
+        return bytes(found[: 3 * len(self._index) : 3]), found
+
     def _accepted(self, body: bytes) -> tuple[int, ...] | None:
         """Return the result for a body that is certainly acceptable; None where that takes a closer look."""
         opening = _OPENING.match(body)

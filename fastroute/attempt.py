@@ -108,7 +108,7 @@ def encode(ctx: Context, attempt: Attempt, model: str) -> UpstreamRequest:
     """Return an attempt's request; note in the attempt whether the usage it asks for is to be taken out again."""
     endpoint = attempt.endpoint
     operation: Operation = ctx.operation
-    name = endpoint.upstream_name(model)
+    name = endpoint.upstream_model or model
     body: bytes = ctx.body
     target, start = endpoint.begin(operation, name, upstream_query(ctx.query) if ctx.query else b"")
     if not operation.model_in_path:

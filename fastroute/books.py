@@ -101,7 +101,7 @@ def _kind(ctx: Context, endpoint: Endpoint | None, outcome: str, source: str) ->
         ctx.model,
         endpoint.provider,
         endpoint.id,
-        endpoint.upstream_name(ctx.plan.model),
+        endpoint.upstream_model or ctx.plan.model,
         outcome,
         source,
     )

@@ -19,7 +19,7 @@ from fastroute.books import Books
 from fastroute.clock import Clock
 from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context
 from fastroute.downstream.heads import Fields
-from fastroute.downstream.lane import AnswerCutError, ClientGoneError, Downstream
+from fastroute.downstream.lane import AnswerCutError, Downstream
 from fastroute.downstream.operations import find_operation, guess_dialect
 from fastroute.downstream.reply import JSON_TYPE, error_reply
 from fastroute.downstream.request import SCAN_IN_THREAD_BYTES, RequestReader
@@ -133,11 +133,9 @@ class Gateway:
             if operation.local:
                 await self._answer_here(downstream, ctx, model, head.fields)
                 return
-            try:
+            body = self._reader.at_once(downstream)
+            if body is None:
                 body = await self._reader.expect(downstream, ctx, length)
-            except ClientGoneError:
-                # Gone, or its framing broke off: whoever is still there to read it learns why.
-                raise GatewayError(400, "invalid_request_error", "the request body broke off", close=True) from None
             if len(body) <= SCAN_IN_THREAD_BYTES:
                 self._reader.take_body(ctx, body)
             else:
@@ -265,16 +263,20 @@ class Gateway:
 
     def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Admit the request to an endpoint; None when nobody along the plan is left."""
-        while True:
-            attempt = self.admit(ctx, plan, snapshot)
-            if attempt is not None:
-                return attempt
+        return self.admit(ctx, plan, snapshot) or self._choose_further(ctx, plan, snapshot)
+
+    def _choose_further(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
+        """Admit the request to an endpoint further along the plan, whose present pool had none; None if nobody has."""
+        attempt: Attempt | None = None
+        while attempt is None:
             snapshot.planner.refuse(plan, self._now() // 1_000_000)
             if plan.route.on_context_window and not plan.diverted and snapshot.planner.too_long(plan):
                 plan.diverted = True
                 snapshot.planner.divert(plan, plan.route.on_context_window)
             if not snapshot.planner.advance(plan, ctx):
                 return None
+            attempt = self.admit(ctx, plan, snapshot)
+        return attempt
 
     def _choose_in_turn(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
         """Like `_choose`, while requests wait for endpoints: a new one does not overtake those before it."""

@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 import orjson
 
 from fastroute.downstream.asgi import AsgiDownstream, Receive, Scope, Send
-from fastroute.downstream.lane import ClientGoneError
 from fastroute.errors import GatewayError
 
 MAX_BODY_BYTES: Final = 1 << 20
@@ -60,8 +59,6 @@ class AdminApp:
             status, document = error.status, _error(error.code, error.message)
             if error.status == 405 and error.param:
                 headers.append((b"allow", error.param.encode()))
-        except ClientGoneError:
-            status, document = 400, _error("invalid_request_error", "the request body broke off")
         body = orjson.dumps(document)
         await downstream.respond(status, [*headers, (b"content-length", b"%d" % len(body))], body)
 

@@ -22,6 +22,7 @@ class AsgiDownstream:
 
     head = None
     length = -1
+    whole_body = None
 
     __slots__ = ("_receive", "_send", "finished", "headers", "method", "path", "query", "started")
 

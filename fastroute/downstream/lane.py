@@ -7,8 +7,11 @@ from fastroute.errors import GatewayError
 from fastroute.interfaces import Header
 
 
-class ClientGoneError(Exception):
-    """The client left before its request was complete."""
+class ClientGoneError(GatewayError):
+    """The client left before its request was complete, or its framing broke off: who still reads learns why."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "invalid_request_error", "the request body broke off", close=True)
 
 
 class AnswerCutError(Exception):
@@ -36,6 +39,10 @@ class Downstream(Protocol):
     @property
     def length(self) -> int:
         """Return the content-length."""
+
+    @property
+    def whole_body(self) -> bytes | None:
+        """Return the request body if all of it is here already, and nothing else has to be done for it."""
 
     @property
     def headers(self) -> list[Header]:

@@ -129,8 +129,13 @@ class RequestReader:
         if len(downstream.path) + len(downstream.query) > self._limits.max_uri_bytes:
             raise GatewayError(414, "uri_too_long", "the request target is too long", close=True)
 
+    def at_once(self, downstream: Downstream) -> bytes | None:
+        """Return the body if it need not be waited for, and is not over the limit."""
+        body = downstream.whole_body
+        return body if body is not None and len(body) <= self._limits.max_body_bytes else None
+
     def expect(self, downstream: Downstream, ctx: Context, length: int) -> Awaitable[bytes]:
-        """Begin to wait for the body; return what gives it, to be awaited. Raises GatewayError 413."""
+        """Begin to wait for the body; return what gives it, to be awaited. Raises GatewayError 413, ClientGoneError."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
         return downstream.read_body(length, self._limits.max_body_bytes)
 

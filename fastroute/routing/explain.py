@@ -94,7 +94,7 @@ def _candidate(planner: Planner, plan: Plan, attempts: Attempts, at: int, now_ms
     return {
         "endpoint": endpoint.id,
         "provider": endpoint.provider,
-        "upstream_model": endpoint.upstream_name(plan.model),
+        "upstream_model": endpoint.upstream_model or plan.model,
         "weight": endpoint.weight,
         "weight_in_force": round(pool.candidates.weight(at, now_ms), 4),
         "removed_by": GATE_NAMES[gate] if gate != PASSED else None,

@@ -89,10 +89,6 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"<Endpoint {self.id}>"
 
-    def upstream_name(self, model: str) -> str:
-        """Return the name the provider knows a public model by."""
-        return self.upstream_model or model
-
     def missing_defaults(self, headers: list[Header]) -> bytes:
         """Return the lines of those default fields that the client did not send."""
         present = {name for name, _ in headers}

@@ -71,13 +71,14 @@ class FastTransport:
             try:
                 ctx.enter(FIRST_BYTE, request.first_byte_ns)
                 body = request.body
-                head = b"".join((request.start, request.lines, request.extra, self._length(len(body))))
-                if len(body) <= JOIN_BYTES:
-                    connection.start(head + body)
-                elif len(body) <= WRITE_PIECE_BYTES:
-                    connection.start(head, body)
+                size = len(body)
+                lines = (request.start, request.lines, request.extra, self._length(size))
+                if size <= JOIN_BYTES:
+                    connection.start(b"".join((*lines, body)))
+                elif size <= WRITE_PIECE_BYTES:
+                    connection.start(b"".join(lines), body)
                 else:
-                    await self._write_pieces(connection, head, body, ctx)
+                    await self._write_pieces(connection, b"".join(lines), body, ctx)
                 if not connection.status:
                     await connection.wait()
                 return connection

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from fastroute.downstream.http1.body import IncomingBody
-from fastroute.downstream.http1.exchange import DONE, Exchange
+from fastroute.downstream.http1.exchange import Exchange
 from fastroute.downstream.http1.heads import LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun
 from fastroute.downstream.lane import AnswerCutError
 
@@ -37,11 +37,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
-        "_eof",
         "_held",
         "_lingered",
         "_lingering",
-        "_listener",
         "_loop",
         "_lost",
         "_rest",
@@ -52,12 +50,14 @@ class Connection(asyncio.Protocol):
         "_turn",
         "_waiters",
         "_write_paused",
+        "eof",
         "exchange",
+        "listener",
         "transport",
     )
 
     def __init__(self, listener: "DirectListener", loop: asyncio.AbstractEventLoop) -> None:
-        self._listener = listener
+        self.listener = listener
         self._loop = loop
         self.transport: Any = None
         #: The request under way.
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._rest: IncomingBody | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._since = listener.tick
-        self._eof = False
+        self.eof = False
         self._held = False
         self._lost = False
         self._lingering = False
@@ -82,28 +82,18 @@ class Connection(asyncio.Protocol):
 
     # --- what the corridor asks for
 
-    @property
-    def date_line(self) -> bytes:
-        """Return the `date` field of an answer, with its line end."""
-        return self._listener.date_line
-
-    @property
-    def ends(self) -> bool:
-        """Whether no more requests are welcome on this connection."""
-        return self._eof or self._listener.stopping
-
     def expect(self, incoming: IncomingBody) -> None:
         """Begin to want a body."""
-        incoming.began = self._listener.tick
+        incoming.began = self.listener.tick
         self._resume()
 
     def drain(self) -> Awaitable[None]:
         """Return what to await before sending more."""
-        return self._wait() if self._write_paused and not self._lost else DONE
+        return self._wait() if self._write_paused and not self._lost else self.listener.done
 
     async def departed(self) -> None:
         """Return once the client has left."""
-        while not self._eof and not self._lost:
+        while not self.eof and not self._lost:
             await self._wait()
 
     def write(self, data: bytes) -> None:
@@ -128,7 +118,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection."""
         self.transport = transport
-        self._listener.enter(self)
+        self.listener.enter(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client has sent."""
@@ -157,7 +147,7 @@ class Connection(asyncio.Protocol):
 
         Who waits for the rest of its request is told; and whoever still reads there gets an answer.
         """
-        self._eof = True
+        self.eof = True
         self._wake()
         if self.exchange is None:
             return False
@@ -172,7 +162,7 @@ class Connection(asyncio.Protocol):
         if self.exchange is not None and self.exchange.incoming is not None:
             self.exchange.incoming.spoil()
         self._wake()
-        self._listener.leave(self)
+        self.listener.leave(self)
 
     def pause_writing(self) -> None:
         """Note that the client does not read as fast as is sent."""
@@ -193,7 +183,7 @@ class Connection(asyncio.Protocol):
             # RFC 9112, section 2.2. However many there are, the rest is copied once.
             data = data[_BLANK_LINES.match(data).end() :]  # type: ignore[union-attr]
         try:
-            found = self._listener.heads.read(data)
+            found = self.listener.heads.read(data)
             if found is None:
                 self._wait_for_more(data)
                 return
@@ -224,10 +214,10 @@ class Connection(asyncio.Protocol):
         """Keep the beginning of a head. Raises BadHeadError if it cannot become one."""
         if data and not self._buffer:
             # Blank lines are no head yet: they do not make a connection less idle.
-            self._since = self._listener.tick
+            self._since = self.listener.tick
         checked = len(self._buffer) if data.startswith(self._buffer) else 0
         self._buffer = data
-        if len(data) > self._listener.max_head_bytes:
+        if len(data) > self.listener.max_head_bytes:
             raise BadHeadError(431)
         if data:
             check_begun(data, checked)
@@ -237,7 +227,7 @@ class Connection(asyncio.Protocol):
         try:
             while (exchange := self.exchange) is not None:
                 try:
-                    await self._listener.application(exchange)
+                    await self.listener.application(exchange)
                 except (AnswerCutError, asyncio.CancelledError):
                     exchange.finished = False
                 except Exception:  # whatever it is, it concerns one request
@@ -277,8 +267,8 @@ class Connection(asyncio.Protocol):
             return False
         incoming = exchange.incoming
         unread = incoming if incoming is not None and not incoming.complete else None
-        self._since = self._listener.tick
-        if exchange.closing or self.ends:
+        self._since = self.listener.tick
+        if exchange.closing or self.eof or self.listener.stopping:
             self._close(unread is not None or bool(self._buffer))
             return False
         if unread is not None:
@@ -318,11 +308,11 @@ class Connection(asyncio.Protocol):
         is nobody's.
         """
         self._buffer = b""
-        if not lingering or self._eof:
+        if not lingering or self.eof:
             self.transport.close()
             return
         self._lingering = True
-        self._since = self._listener.tick
+        self._since = self.listener.tick
         self._resume()
         self.transport.write_eof()
 
@@ -350,7 +340,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, tick: int) -> None:
         """End what has stood still for too long."""
-        listener = self._listener
+        listener = self.listener
         unsent = self.transport.get_write_buffer_size()
         if unsent and unsent == self._stalled:
             if tick - self._stalled_since >= listener.write_timeout_s:

@@ -1,8 +1,8 @@
 """One request of the direct lane and its answer, as the corridor sees them."""
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastroute._core.heads import answer_head, whole_answer
 from fastroute.downstream.http1.body import IncomingBody
@@ -23,18 +23,6 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
-
-
-class _Done:
-    """What is to be awaited where there is nothing to wait for."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return iter(())  # type: ignore[return-value]
-
-
-DONE: Final[Awaitable[None]] = _Done()
 
 
 class Exchange:
@@ -87,6 +75,11 @@ class Exchange:
     # --- the request
 
     @property
+    def whole_body(self) -> bytes | None:
+        """Return the request body if all of it has come."""
+        return self._body if self.incoming is None else None
+
+    @property
     def headers(self) -> list[Header]:
         """Return the header fields, in a list of the caller's own."""
         headers = self.head.headers.copy()
@@ -125,8 +118,10 @@ class Exchange:
     def respond(self, status: int, headers: list[Header], body: bytes) -> Awaitable[None]:
         """Send a whole answer."""
         connection = self._connection
-        if self.head.plain and self.incoming is None and not connection.ends and status in _STATUS_LINES:
-            whole = whole_answer(_STATUS_LINES[status], headers, connection.date_line, body)
+        listener = connection.listener
+        ends = connection.eof or listener.stopping
+        if self.head.plain and self.incoming is None and not ends and status in _STATUS_LINES:
+            whole = whole_answer(_STATUS_LINES[status], headers, listener.date_line, body)
             if whole:
                 self.started = self.finished = True
                 connection.write(whole)
@@ -182,7 +177,7 @@ class Exchange:
         self.started = True
         head = self.head
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        lines, declared, closes = answer_head(line, headers, self._connection.date_line)
+        lines, declared, closes = answer_head(line, headers, self._connection.listener.date_line)
         if declared >= 0:
             if length < 0:
                 self._left = declared
@@ -210,7 +205,8 @@ class Exchange:
 
     def _must_close(self) -> bool:
         """Whether the connection cannot be used again, or is not to be."""
-        if self._connection.ends:
+        connection = self._connection
+        if connection.eof or connection.listener.stopping:
             return True
         incoming = self.incoming
         if incoming is None or incoming.complete:

@@ -60,6 +60,9 @@ class DirectListener:
         self.tick = 0
         self.stopping = False
         self.date_line = b""
+        #: What is to be awaited where there is nothing to wait for.
+        self.done = asyncio.get_running_loop().create_future()
+        self.done.set_result(None)
 
     async def serve(self) -> None:
         """Serve; returns once `stop` was called and every connection is finished."""

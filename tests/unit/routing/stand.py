@@ -120,7 +120,7 @@ class Stand:
             if position >= 0:
                 plan.tried.append(position)
                 endpoint = plan.pool.endpoints[position]
-                yield endpoint.provider, endpoint.upstream_name(plan.model)
+                yield endpoint.provider, endpoint.upstream_model or plan.model
             elif ctx is None or not self.planner.advance(plan, ctx):
                 return
 

@@ -75,7 +75,7 @@ def broken_off(judged: Outcome, end: Outcome) -> Outcome:
     """Return how an attempt ended whose answer broke off: as `end` says, but what it was refused for holds."""
     if judged.verdict != RATE_LIMITED and not judged.cause:
         return end
-    return end._replace(
+    return end.but(
         verdict=judged.verdict,
         hint_ms=judged.hint_ms,
         scope=judged.scope,

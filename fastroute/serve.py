@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 import msgspec
@@ -105,7 +105,8 @@ class Supervisor:
         admin = _bind(server.admin.host, server.admin_port, 128)
         segment_path = os.path.join(server.state_dir, "segment")
         names = identities(self._config)
-        self._segment = Segment.create(segment_path, server.workers, min(MAX_ENDPOINTS, len(names) + SPARE_ROWS))
+        with _making(segment_path):
+            self._segment = Segment.create(segment_path, server.workers, min(MAX_ENDPOINTS, len(names) + SPARE_ROWS))
         self._rows = Rows(self._segment.endpoints, self._segment.clear_endpoint, self._segment.in_flight)
         rules = [rule.id for rule in self._config.rules]
         self._slots = Slots(len(rules) + SPARE_SLOTS)
@@ -115,7 +116,8 @@ class Supervisor:
         limits_path = os.path.join(server.state_dir, "limits")
         moment = Moment(read_boot_id(), SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns())
         slots = slots_for(count_published(server.state_dir) + len(self._config.auth.keys))
-        self._limits = Table.create(limits_path, server.workers, moment, slots)
+        with _making(limits_path):
+            self._limits = Table.create(limits_path, server.workers, moment, slots)
         self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally, limits_path)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
@@ -334,6 +336,15 @@ def _bind(host: str, port: int, backlog: int) -> socket.socket:
         return open_socket(host, port, backlog)
     except OSError as error:
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _making(path: str) -> Iterator[None]:
+    """Say which file it was that could not be made. A start on a full disk is refused."""
+    try:
+        yield
+    except OSError as error:
+        raise ServeError(f"cannot make {path}: {error.strerror or error}") from None
 
 
 def _try_access_log(path: str | None) -> None:

@@ -1,5 +1,6 @@
 """Boot numbers: a counter in the state directory that never gives the same number twice."""
 
+import errno
 import fcntl
 import os
 from typing import Final
@@ -10,6 +11,7 @@ from fastroute.errors import FastrouteError
 MAX_BOOT: Final = 2**31 - 1
 
 _COUNTER: Final = "boot"
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class BootError(FastrouteError):
@@ -50,17 +52,42 @@ def _last_boot(state_dir: str) -> int:
 
 def _store(state_dir: str, boot: int) -> None:
     path = os.path.join(state_dir, _COUNTER)
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        data = b"%d\n" % boot
-        if os.write(fd, data) != len(data):
-            raise OSError(f"{path}.new could not be written whole")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(path + ".new", path)
+        _replace(path, b"%d\n" % boot)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or not os.path.exists(path):
+            raise
+        _overwrite(path, b"%d\n" % boot)
     directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _replace(path: str, data: bytes) -> None:
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_whole(fd, data, path + ".new")
+    finally:
+        os.close(fd)
+    os.replace(path + ".new", path)
+
+
+def _overwrite(path: str, data: bytes) -> None:
+    """Write into the block that the file has, where the disk has no other: a worker that died must come back.
+
+    The write is so short that nobody sees half of it. Numbers do not become shorter, and what somebody may have put
+    behind the old one is blanked.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        _write_whole(fd, data.ljust(os.fstat(fd).st_size, b"\n"), path)
+    finally:
+        os.close(fd)
+
+
+def _write_whole(fd: int, data: bytes, path: str) -> None:
+    if os.write(fd, data) != len(data):
+        raise OSError(f"{path} could not be written whole")
+    os.fsync(fd)

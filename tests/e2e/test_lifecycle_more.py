@@ -339,6 +339,16 @@ def test_a_start_that_is_refused(
     assert KEY not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["segment", "limits"])
+def test_a_file_that_cannot_be_made_is_named(name: str, tmp_path: Path) -> None:
+    """As on a full disk; here something else is in its place."""
+    gateway = Gateway(ECHO, tmp_path)
+    (Path(gateway.state_dir) / name / "taken").mkdir(parents=True)
+    done = gateway.command("serve", "-c", str(gateway.config_file))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"cannot make {gateway.state_dir}/{name}: Is a directory" in done.stderr
+
+
 def test_a_taken_admin_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -148,6 +148,7 @@ def build_snapshot(
             channels_of(specs, rows[: len(specs)]),
             attempts.health,
             answered_since(around.segment, attempts.policy.window_ms),
+            several=_several_callers(config.auth, around),
         ),
         endpoints=endpoints,
         transports=transports,
@@ -230,6 +231,12 @@ def build_keys(auth: Auth, around: Surroundings, book: LimitBook | None = None) 
     return KeyTable(
         principals, nobody, around.keys, lambda stored: principal(*stored), around.clock.wall_ns, closed=closed
     )
+
+
+def _several_callers(auth: Auth, around: Surroundings) -> Callable[[], bool]:
+    """Return what tells whether there may be more than one caller. Of virtual keys it is assumed that there are."""
+    known, stored = len(auth.keys) + len(auth.path_tokens), around.keys
+    return lambda: known > 1 or (stored is not None and stored.closed)
 
 
 def _adopt(planner: Planner, previous: Planner) -> None:

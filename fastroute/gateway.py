@@ -441,7 +441,8 @@ class Gateway:
         outcome = attempt.outcome
         doubtful = outcome.cause == "no_permission"
         request = hash((ctx.called, ctx.body)) if doubtful else 0
-        ctx.snapshot.channels.ended(attempt.endpoint.index, attempt.trial, outcome, _ceil_ms(now_ns), request)
+        caller = ctx.principal.key_id
+        ctx.snapshot.channels.ended(attempt.endpoint.index, attempt.trial, outcome, _ceil_ms(now_ns), request, caller)
 
     def _learn(self, snapshot: Snapshot, attempt: Attempt, now_ms: int) -> None:
         """Take in what a good answer says of its key: that it is good, and what is left of its limits."""

@@ -42,9 +42,9 @@ TAKEN: Final = -1
 LOW_SHARE: Final = 0.05
 FINE_SHARE: Final = 0.10
 #: A refusal that does not say what is wrong with the key is believed once another request was refused like that, no
-#: longer than this ago,
+#: longer than this ago; where there are several callers another one's, or one caller's for longer than this,
 DOUBT_MS: Final = 60_000
-#: and if the key has answered nobody well for so long.
+#: and if the key has answered nobody well for so long; for a lone caller's, not since it began.
 QUIET_MS: Final = 10_000
 
 #: What stands for many models rests no longer than this for a limit that may be of one of them alone.
@@ -97,6 +97,15 @@ class Ended(Protocol):
         """Return how long the provider has asked for, -1 if it did not say."""
 
 
+class Doubt(NamedTuple):
+    """The first doubtful refusal of a key, and when the last one was. request, caller: whose it was."""
+
+    first_ms: int
+    last_ms: int
+    request: int
+    caller: str
+
+
 class Alert(NamedTuple):
     """A change that somebody may want to know of. what: key_out, key_back, model_out, model_back or balance_low.
 
@@ -130,7 +139,7 @@ class Channels:
     """The channels of one configuration. Times are monotonic milliseconds.
 
     health: returns (good, failed) attempts at a row, lately. answered: whether a row has answered well since a time;
-    see `window`.
+    see `window`. several: whether there may be more than one caller.
     """
 
     def __init__(
@@ -140,14 +149,16 @@ class Channels:
         health: Callable[[int, int], tuple[int, int]],
         answered: Callable[[int, int, int], bool],
         alert: Callable[[Alert], None] = log_alert,
+        several: Callable[[], bool] = lambda: False,
     ) -> None:
         self._segment = segment
         self._of = {channel.row: channel for channel in channels}
         self._health = health
         self._answered = answered
         self._alert = alert
-        # The first doubtful refusal of each key, as far as this process knows: by row, when, and of what request.
-        self._doubts: dict[int, tuple[int, int]] = {}
+        self._several = several
+        # Of each key, by row, as far as this process knows.
+        self._doubts: dict[int, Doubt] = {}
 
     def __iter__(self) -> Iterator[Channel]:
         return iter(self._of.values())
@@ -181,12 +192,16 @@ class Channels:
 
     # --- what attempts tell
 
-    def ended(self, row: int, trial: int, outcome: Ended, now_ms: int, request: int = 0) -> None:
-        """Take in how an attempt ended that has a cause, or was a trial. request: tells requests apart."""
+    def ended(self, row: int, trial: int, outcome: Ended, now_ms: int, request: int = 0, caller: str = "") -> None:
+        """Take in how an attempt ended that has a cause, or was a trial. request, caller: tell them apart."""
         channel = self._of.get(row)
         if channel is None:
             return
-        self._ended_key(channel, bool(trial & KEY_TRIAL), outcome, now_ms, request)
+        on_trial = bool(trial & KEY_TRIAL)
+        if outcome.cause == "no_permission":
+            self._ended_doubtfully(channel, on_trial, now_ms, request, caller)
+        else:
+            self._ended_key(channel, on_trial, outcome, now_ms)
         self._ended_model(channel, bool(trial & MODEL_TRIAL), outcome, now_ms)
 
     def rest_ms(self, row: int, outcome: Ended) -> int:
@@ -196,16 +211,12 @@ class Channels:
             return outcome.hint_ms
         return min(outcome.hint_ms, LONG_REST_MS)
 
-    def _ended_key(self, channel: Channel, on_trial: bool, outcome: Ended, now_ms: int, request: int) -> None:
+    def _ended_key(self, channel: Channel, on_trial: bool, outcome: Ended, now_ms: int) -> None:
         cause = outcome.cause
         event = Event(now_ms, cause, on_trial, channel.key_mark)
-        if cause in ("invalid_key", "no_permission"):
-            if on_trial or cause == "invalid_key":
-                self._key(channel, "rejected", event)
-            elif self._is_confirmed(channel, request, now_ms):
-                self._doubted(channel, event)
-            return
-        if cause in ("out_of_money", "low_balance"):
+        if cause == "invalid_key":
+            self._key(channel, "rejected", event)
+        elif cause in ("out_of_money", "low_balance"):
             # The account's money is that of all its keys.
             for rows in channel.peers:
                 peer = self._of[rows[0]]
@@ -251,21 +262,30 @@ class Channels:
             if row == peer.model_rows[0]:
                 self._model(peer, "limited", event._replace(mark=peer.model_mark))
 
-    def _is_confirmed(self, channel: Channel, request: int, now_ms: int) -> bool:
-        """Whether a doubtful refusal is not the first of the key, and of another request.
+    def _ended_doubtfully(self, channel: Channel, on_trial: bool, now_ms: int, request: int, caller: str) -> None:
+        """Take in a refusal that does not say what is wrong: with the key, or with what was asked for.
 
-        One request tells nothing: it may be refused for what it asks for, however often it is sent.
+        One request tells nothing: it may be refused for what it asks for, however often it is sent. Where there are
+        several callers, nor does one of them, who could take a key from the others and keep it: a trial of its tells
+        nothing, and it is believed only if it goes on and nobody else is answered meanwhile.
         """
+        event = Event(now_ms, "no_permission", on_trial, channel.key_mark)
         home = channel.key_rows[0]
-        first_ms, first = self._doubts.get(home, (now_ms, request))
-        if now_ms - first_ms > DOUBT_MS:
-            first_ms, first = now_ms, request
-        self._doubts[home] = first_ms, first
-        return request != first
+        doubt = self._doubts.get(home)
+        if doubt is None or now_ms - doubt.last_ms > DOUBT_MS:
+            doubt = Doubt(now_ms, now_ms, request, caller)
+        self._doubts[home] = doubt._replace(last_ms=now_ms)
+        lone = self._several() and caller == doubt.caller
+        if on_trial:
+            self._key(channel, "returned" if lone else "rejected", event)
+        elif request != doubt.request and not lone:
+            self._doubted(channel, event, QUIET_MS)
+        elif request != doubt.request and now_ms - doubt.first_ms > DOUBT_MS:
+            self._doubted(channel, event, now_ms - doubt.first_ms)
 
-    def _doubted(self, channel: Channel, event: Event) -> None:
+    def _doubted(self, channel: Channel, event: Event, quiet_ms: int) -> None:
         """Believe that a key is refused; of one that answers others well, only that it is for this model."""
-        if not any(self._answered(row, event.now_ms - QUIET_MS, event.now_ms) for row in channel.key_rows):
+        if not any(self._answered(row, event.now_ms - quiet_ms, event.now_ms) for row in channel.key_rows):
             self._key(channel, "rejected", event)
         elif not channel.many and not self._health(channel.row, event.now_ms)[0]:
             self._model(channel, "gone", event._replace(mark=channel.model_mark, on_trial=False))

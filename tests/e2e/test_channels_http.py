@@ -374,6 +374,24 @@ def test_a_403_is_believed_once_another_request_was_refused_so(fleet: Fleet, tmp
         assert channels(gateway, "k1")["usable"]
 
 
+def test_where_there_are_several_callers_one_alone_does_not_take_a_key_from_the_others(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    fleet.plays["a"] = keyed = Keyed(**{"up-k1": FORBIDDEN})
+    auth = {"keys": [{"id": "app", "key": KEY}, {"id": "other", "key": "sk-other"}]}
+    routing = {"retry": {"budget": {"min_per_s": 1000}}}
+    with running(fleet, tmp_path, KEYS, routing=routing, auth=auth) as gateway:
+        assert {reply.status for reply in Load(gateway, body=numbered).send(200)} == {200}
+        assert keyed.asked["up-k1"] >= 90
+        assert channels(gateway, "k1")["usable"]
+        # Another one is refused so, too: by the worker that has seen both it is believed.
+        number = 1000
+        while channels(gateway, "k1")["usable"]:
+            number += 1
+            assert ask(gateway, "sk-other", numbered(number)).status == 200
+        assert channels(gateway, "k1")["cause"] == "no_permission"
+
+
 def numbered(number: int, model: str = "m") -> dict[str, object]:
     """Ask something else each time."""
     return {**chat(model), "seed": number}

@@ -84,6 +84,7 @@ class Stand:
         self.alerts: list[Alert] = []
         self.good: dict[int, int] = {}
         self.answered_ms: dict[int, int] = {}
+        self.several = False
         self.channels = self.made(specs_of([key("k1"), key("k2")], ["a", "b"]))
 
     def made(self, specs: list[Spec]) -> Channels:
@@ -93,6 +94,7 @@ class Stand:
             lambda row, now_ms: (self.good.get(row, 0), 0),
             lambda row, since_ms, now_ms: self.answered_ms.get(row, 0) >= since_ms,
             self.alerts.append,
+            lambda: self.several,
         )
 
     def out(self, now_ms: int = NOW) -> list[int]:
@@ -310,6 +312,58 @@ def test_a_doubt_is_forgotten(stand: Stand) -> None:
     assert stand.out(later) == []
     stand.channels.ended(0, FREE, VAGUE, later + DOUBT_MS, 3)
     assert stand.out(later + DOUBT_MS) == [0, 1]
+
+
+def test_where_there_are_several_callers_another_one_has_to_confirm_it(stand: Stand) -> None:
+    stand.several = True
+    for request in range(10):
+        stand.channels.ended(request % 2, FREE, VAGUE, NOW + request, request, "a")
+    assert stand.out() == []
+    # The same request says nothing, whoever sends it.
+    stand.channels.ended(0, FREE, VAGUE, NOW + 10, 0, "b")
+    assert stand.out() == []
+    stand.channels.ended(0, FREE, VAGUE, NOW + 11, 1, "b")
+    assert stand.out(NOW + 11) == [0, 1]
+    assert [alert.out_ms for alert in stand.alerts] == [10_000]
+
+
+def test_a_lone_caller_is_believed_if_it_goes_on_and_nobody_is_answered(stand: Stand) -> None:
+    stand.several = True
+    stand.answered_ms[1] = NOW + 1
+    last = NOW + DOUBT_MS + 1
+    for at in range(NOW, last + 1, DOUBT_MS // 4):
+        stand.channels.ended(0, FREE, VAGUE, at, at, "a")
+    stand.good[0] = 1
+    stand.channels.ended(0, FREE, VAGUE, last, last, "a")
+    assert stand.out(last) == []
+    stand.answered_ms[1] = NOW - 1
+    stand.channels.ended(0, FREE, VAGUE, last, last, "a")
+    assert stand.out(last) == [0, 1]
+
+
+def test_a_lone_caller_cannot_keep_a_key_out(stand: Stand) -> None:
+    """Its trials tell nothing: the next one may be another caller's."""
+    stand.several = True
+    for caller, request in (("a", 1), ("b", 2)):
+        stand.channels.ended(0, FREE, VAGUE, NOW, request, caller)
+    later = NOW + 10_000
+    for request in range(3, 40):
+        assert stand.channels.claim(0, later) == KEY_TRIAL
+        stand.channels.ended(0, KEY_TRIAL, VAGUE, later, request, "a")
+    assert stand.channels.claim(1, later) == KEY_TRIAL
+    stand.channels.ended(1, KEY_TRIAL, GOOD, later, 0, "b")
+    assert [stand.channels.claim(row, later) for row in (0, 1)] == [FREE, FREE]
+
+
+def test_another_callers_trial_takes_it_out_for_longer(stand: Stand) -> None:
+    stand.several = True
+    for caller, request in (("a", 1), ("b", 2)):
+        stand.channels.ended(0, FREE, VAGUE, NOW, request, caller)
+    later = NOW + 10_000
+    assert stand.channels.claim(0, later) == KEY_TRIAL
+    stand.channels.ended(0, KEY_TRIAL, VAGUE, later, 3, "b")
+    assert stand.channels.claim(0, later + 19_999) == TAKEN
+    assert stand.channels.claim(0, later + 20_000) == KEY_TRIAL
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -49,6 +49,7 @@ class Segment:
         self.endpoints = endpoints
         self._mapping = mapping
         self._cells = memoryview(mapping).cast("q")
+        self._first_shared = _FIRST_CELL + workers * endpoints * COLUMNS
         self._lock = threading.Lock()
         self._closed = False
 
@@ -101,6 +102,9 @@ class Segment:
 
     def cell(self, endpoint: int, i: int) -> int:
         """Return cell `i` (0..47) of those of an endpoint that all workers share."""
+        # The most frequent call of all: what `_shared_at` does, without calling it.
+        if type(endpoint) is int is type(i) and 0 <= endpoint < self.endpoints and 0 <= i < CELLS and not self._closed:
+            return self._cells[self._first_shared + endpoint * CELLS + i]
         return self._cells[self._shared_at(endpoint, i)]
 
     def cells(self, endpoint: int, first: int, count: int) -> list[int]:
@@ -187,6 +191,9 @@ class Segment:
         return _FIRST_WORD + i
 
     def _cell_at(self, worker: int, endpoint: int, column: int) -> int:
+        plain = type(worker) is int is type(endpoint) is type(column) and not self._closed
+        if plain and 0 <= worker < self.workers and 0 <= endpoint < self.endpoints and 0 <= column < COLUMNS:
+            return _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
         worker = _position(worker, self.workers, "worker")
         endpoint = _position(endpoint, self.endpoints, "endpoint")
         column = _position(column, COLUMNS, "column")
@@ -194,10 +201,12 @@ class Segment:
         return _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS + column
 
     def _shared_at(self, endpoint: int, i: int) -> int:
+        if type(endpoint) is int is type(i) and 0 <= endpoint < self.endpoints and 0 <= i < CELLS and not self._closed:
+            return self._first_shared + endpoint * CELLS + i
         endpoint = _position(endpoint, self.endpoints, "endpoint")
         i = _position(i, CELLS, "cell")
         self._check_open()
-        return _FIRST_CELL + self.workers * self.endpoints * COLUMNS + endpoint * CELLS + i
+        return self._first_shared + endpoint * CELLS + i
 
     def _check_open(self) -> None:
         if self._closed:

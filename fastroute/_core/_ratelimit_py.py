@@ -22,6 +22,7 @@ A time that has passed is 0; one of more than `MAX_RESET_MS` is taken for that.
 """
 
 import re
+from functools import lru_cache
 from math import ceil
 from typing import Final
 
@@ -93,6 +94,7 @@ def read_allowance(headers: list[Header], wall_ms: int) -> Allowance | None:
     return allowance if max(allowance) >= 0 else None
 
 
+@lru_cache(maxsize=1024)
 def _place(name: bytes) -> int:
     """Return where a field's value belongs, -1 for one that is about something else."""
     if name.startswith(b"x-ratelimit"):

@@ -166,9 +166,8 @@ def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
     if count <= 1:
         return candidates.positions[0] if count else -1
     random = _Random(bits)
-    first = _draw(candidates, random, now_ms, -1)
-    second = _draw(candidates, random, now_ms, first)
-    first_weight, second_weight = candidates.weight(first, now_ms), candidates.weight(second, now_ms)
+    first, first_weight = _draw(candidates, random, now_ms, -1)
+    second, second_weight = _draw(candidates, random, now_ms, first)
     mean = (first_weight + second_weight) / 2.0
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
     second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
@@ -182,17 +181,25 @@ def weighted_random(candidates: Candidates, bits: int, now_ms: int) -> int:
     count = len(candidates.positions)
     if count <= 1:
         return candidates.positions[0] if count else -1
-    return _draw(candidates, _Random(bits), now_ms, -1)
+    return _draw(candidates, _Random(bits), now_ms, -1)[0]
 
 
-def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
-    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it."""
+def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> tuple[int, float]:
+    """Draw a candidate by weight, another one than `but`: by rejection, so that no pool is too large for it.
+
+    Return it with its weight.
+    """
     positions = candidates.positions
     for _ in range(_MAX_DRAWS):
         drawn = positions[random.below(len(positions))]
-        if drawn != but and random.unit() * candidates.max_weight < candidates.weight(drawn, now_ms):
-            return drawn
-    return _draw_from_all(candidates, random, now_ms, but)
+        if drawn == but:
+            continue
+        tried = random.unit() * candidates.max_weight
+        weight = candidates.weight(drawn, now_ms)
+        if tried < weight:
+            return drawn, weight
+    drawn = _draw_from_all(candidates, random, now_ms, but)
+    return drawn, candidates.weight(drawn, now_ms)
 
 
 def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:

@@ -28,7 +28,7 @@ def thompson(candidates: Candidates, bits: int, now_ms: int, tau_ms: int) -> int
         return positions[0] if positions else -1
     random = _Random(bits)
     if random.unit() < min(FLOOR * len(positions), MAX_FLOOR):
-        return _draw(candidates, random, now_ms, -1)
+        return _draw(candidates, random, now_ms, -1)[0]
     highest = max(candidates.weight(position, now_ms) for position in positions)
     best, best_won, best_lost = -1, 0.0, 1.0
     for position in positions:

@@ -66,26 +66,36 @@ class _ChatUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     completion_tokens_details: _OutputDetails = _OutputDetails()
 
 
+class _ChatAnswer(msgspec.Struct, frozen=True, gc=False):
+    usage: _ChatUsage
+
+
 _NO_INPUT_DETAILS: Final = _InputDetails()
 _NO_OUTPUT_DETAILS: Final = _OutputDetails()
 _CHAT_USAGE: Final = msgspec.json.Decoder(_ChatUsage)
+_CHAT_ANSWER: Final = msgspec.json.Decoder(_ChatAnswer)
+#: The usage of a longer answer is found by the scanner first, which passes over long strings several times faster.
+_SHORT_BYTES: Final = 8192
 
 
 def usage_from_json(body: bytes) -> Usage | None:
     """Return the usage of a whole response body; None if the provider reported none."""
-    found = find_slice(_SCANNER, body)
-    if found is not None:
-        try:
-            return _plain_usage(_CHAT_USAGE.decode(found), found)
-        except msgspec.DecodeError:
-            return _usage(load_object(found))
-    return _usage(find_object(_SCANNER, "usage", body))
+    found = find_slice(_SCANNER, body) if len(body) > _SHORT_BYTES else None
+    try:
+        plain = _CHAT_ANSWER.decode(body).usage if found is None else _CHAT_USAGE.decode(found)
+        usage = _plain_usage(plain)
+    except (msgspec.DecodeError, RecursionError):
+        usage = None
+    if usage is not None:
+        return usage
+    return _usage(find_object(_SCANNER, "usage", body) if found is None else load_object(found))
 
 
-def _plain_usage(usage: _ChatUsage, raw: bytes) -> Usage | None:
+def _plain_usage(usage: _ChatUsage) -> Usage | None:
+    """Return the usage, None if its counts do not add up in the ordinary way."""
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if usage.total_tokens != prompt + completion:
-        return _usage(load_object(raw))
+        return None
     inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
     if inputs == _NO_INPUT_DETAILS and outputs == _NO_OUTPUT_DETAILS:
         return Usage(prompt, 0, 0, 0, 0, completion)

@@ -219,6 +219,36 @@ def test_a_body_that_the_scanner_refuses_is_decoded() -> None:
     assert openai.usage_from_json(b'{"usage":null,"usage":{"prompt_tokens":3}}') == Usage(3)
 
 
+PLAIN = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+
+
+def answer(filling: bytes, raw: dict[str, Any]) -> bytes:
+    return b'{"choices":[{"content":"' + filling + b'"}],"usage":' + json.dumps(raw).encode() + b"}"
+
+
+@pytest.mark.parametrize("filling", [b"x", b"x" * 10_000, b'"}],"c":[{"d":"' * 1000])
+@pytest.mark.parametrize(
+    ("raw", "usage"),
+    [
+        (PLAIN, Usage(5, output_tokens=2)),
+        # xAI's way to count: reasoning stands beside the completion.
+        (
+            {**PLAIN, "total_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 1}},
+            Usage(5, output_tokens=2, reasoning_tokens=1),
+        ),
+        ({**PLAIN, "prompt_tokens_details": {"cached_tokens": 1}}, Usage(4, 1, output_tokens=2)),
+        ({**PLAIN, "something": "else"}, Usage(5, output_tokens=2)),
+    ],
+)
+def test_the_usage_does_not_depend_on_how_long_the_answer_is(filling: bytes, raw: dict[str, Any], usage: Usage) -> None:
+    assert openai.usage_from_json(answer(filling, raw)) == usage
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff" * 10_000])
+def test_a_plain_usage_is_read_whatever_stands_beside_it(filling: bytes) -> None:
+    assert openai.usage_from_json(answer(filling, PLAIN)) == Usage(5, output_tokens=2)
+
+
 numbers = st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=2), st.integers(-5, 50), st.integers())
 names = st.sampled_from(
     [

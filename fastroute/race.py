@@ -69,7 +69,7 @@ class Race:
         self._ctx = ctx
         self._plan = plan
         self._snapshot = snapshot
-        self._running: dict[asyncio.Task[None], Attempt] = {}
+        self._running: dict[asyncio.Task[None], tuple[Attempt, Leg]] = {}
 
     async def run(self, request: UpstreamRequest) -> None:
         """Send the plan's attempt, and a second one if it takes long; the plan's attempt is then the one to go on with.
@@ -91,7 +91,7 @@ class Race:
             while self._running:
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    attempt = self._running.pop(task)
+                    attempt, _ = self._running.pop(task)
                     task.result()
                     best = self._better(best, attempt)
                 if best is not None and best.exchange is not None and best.exchange.status < 400:
@@ -108,7 +108,7 @@ class Race:
         leg = Leg(self._ctx, gateway.now(), gateway.loop)
         task = leg.task = gateway.loop.create_task(gateway.send(request, attempt, leg, self._snapshot))
         task.add_done_callback(leg.end)
-        self._running[task] = attempt
+        self._running[task] = attempt, leg
         return task
 
     def _second(self, hedger: Hedger) -> None:
@@ -130,22 +130,25 @@ class Race:
             return other
         begun = other.exchange is not None and (best.exchange is None or other.exchange.status < best.exchange.status)
         winner, loser = (other, best) if begun else (best, other)
-        self._lose(loser)
+        self._lose(loser, billed=loser.exchange is not None)
         return winner
 
     def _stop(self) -> None:
         """End what is still under way, but for the plan's attempt."""
-        for task, attempt in list(self._running.items()):
+        for task, (attempt, leg) in list(self._running.items()):
             # It closes what it has opened when it runs next.
             task.cancel()
             if attempt is not self._plan.attempt:
-                self._gateway.bill_loser(self._ctx, attempt.endpoint)
-                self._lose(attempt)
+                # Before that phase nothing was sent.
+                self._lose(attempt, billed=leg.phase == FIRST_BYTE and attempt.failure is None)
         self._running.clear()
 
-    def _lose(self, attempt: Attempt) -> None:
+    def _lose(self, attempt: Attempt, *, billed: bool) -> None:
+        """Record an attempt that nobody needs, and close it. billed: its provider bills it, unless it was refused."""
         gateway, exchange = self._gateway, attempt.exchange
         if exchange is not None and exchange.status >= 400:
             gateway.judge(attempt, exchange, attempt.first + exchange.read(), self._ctx, whole=exchange.complete)
+        elif billed:
+            gateway.bill_loser(self._ctx, attempt.endpoint)
         gateway.record(self._ctx, self._plan, attempt)
         close_exchange(exchange)

@@ -5,19 +5,20 @@ Rooms return values; only this file and ``downstream`` touch the client. See doc
 
 import asyncio
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any, Final
 
-from fastroute._core._attempts_rules import FAILED, NEUTRAL, OK, RATE_LIMITED
+from fastroute._core._attempts_rules import RATE_LIMITED
 from fastroute._core.h1 import UpstreamError
 from fastroute._core.heads import request_head
 from fastroute._core.ratelimit import read_allowance
-from fastroute.admission import Admission, has_tried_enough, is_limited
-from fastroute.attempt import Attempt, Held, KeyedAttempt, close_exchange, encode
+from fastroute.admission import Admission
+from fastroute.attempt import Attempt, Held, close_exchange, encode
 from fastroute.billing.journal import JournalWriter
 from fastroute.books import Books
 from fastroute.clock import Clock
-from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, WAIT, Context
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context
+from fastroute.dispatch import Dispatcher
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.lane import AnswerCutError, Downstream
 from fastroute.downstream.operations import find_operation, guess_dialect
@@ -28,28 +29,21 @@ from fastroute.downstream.wishes import read_wishes, trace_header
 from fastroute.errors import GatewayError
 from fastroute.failover import classify
 from fastroute.failover.classify import Outcome
-from fastroute.health.channel import LONG_REST_MS
 from fastroute.interfaces import (
     NO_WISHES,
-    OUTPUT_TOKENS_PER_UNIT,
-    PROMPT_TOKENS_PER_UNIT,
     DialectName,
     Exchange,
     Header,
-    Result,
-    Scope,
 )
-from fastroute.limits.refusal import queue_full
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
+from fastroute.recorder import Recorder, heed
 from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
 from fastroute.routing.listing import model_document
 from fastroute.routing.plan import Plan
-from fastroute.routing.pool import LEARN_EVERY, Pool
 from fastroute.routing.refusals import exhausted
 from fastroute.routing.table import Route, unknown_model
 from fastroute.snapshot import Snapshot
-from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.headers import REQUEST_DROP, without_connection_fields
 from fastroute.upstream.survey import survey
 from fastroute.upstream.transport import UpstreamRequest
@@ -59,8 +53,6 @@ log = logging.getLogger("fastroute")
 
 #: Of an error answer that is about to be retried, this much is kept in case every other attempt fails too.
 HOLD_ERROR_BYTES: Final = 1 << 16
-#: Limits that fewer requests at a time would not keep to either.
-NOT_CONCURRENCY: Final[frozenset[Scope]] = frozenset({"input_token", "output_token", "token", "day", "account"})
 
 
 class Gateway:
@@ -82,9 +74,7 @@ class Gateway:
         admission: Admission | None = None,
     ) -> None:
         self.snapshot = snapshot
-        self._random_bits = random_bits
         self._reader = reader
-        self._worker = worker
         self._journal = journal
         self._watch = watch
         self.now = self._now = clock.monotonic_ns
@@ -94,7 +84,8 @@ class Gateway:
         self.loop = loop
         #: Whoever has ceilings has got them from a limiter, and that one is in here.
         self._admission: Any = admission
-        self._crowd: Sized = admission.crowd if admission is not None else ()
+        self.recorder = Recorder(clock, random_bits, admission)
+        self.dispatcher = Dispatcher(worker, self._now, random_bits, admission, self.recorder)
         books = Books(journal, self._now, admission)
         self._settle = books.settle
         self.bill_loser = books.bill_loser
@@ -189,14 +180,16 @@ class Gateway:
         snapshot.retry_budget.deposit(now_ms)
         if snapshot.hedger is not None:
             snapshot.hedger.request(now_ms)
+        dispatcher = self.dispatcher
         held: Held | None = None
         attempt: Attempt | None = None
         while ctx.attempts < snapshot.max_attempts:
-            chosen = self._choose(ctx, plan, snapshot) if not self._crowd else self._choose_in_turn(ctx, plan, snapshot)
+            choose = dispatcher.choose if not dispatcher.crowd else dispatcher.choose_in_turn
+            chosen = choose(ctx, plan, snapshot)
             if chosen is None and attempt is None:
-                chosen = await self._wait_for_room(ctx, plan, snapshot)
+                chosen = await dispatcher.wait_for_room(ctx, plan, snapshot)
             if chosen is None:
-                if attempt is not None and await self._revisit(ctx, plan, snapshot, attempt.outcome):
+                if attempt is not None and await dispatcher.revisit(ctx, plan, snapshot, attempt.outcome):
                     continue
                 break
             plan.attempt = chosen
@@ -204,7 +197,7 @@ class Gateway:
                 answered = await self._try(downstream, ctx, plan, snapshot)
             finally:
                 attempt = plan.attempt
-                self.record(ctx, plan, attempt)
+                self.recorder.record(ctx, plan, attempt)
                 if attempt.exchange is not None:
                     attempt.exchange.close()
             if answered:
@@ -213,7 +206,7 @@ class Gateway:
                     raise AnswerCutError
                 return
             held = attempt.held or held
-            if not self._goes_on(ctx, plan, snapshot, attempt.outcome):
+            if not dispatcher.goes_on(ctx, plan, snapshot, attempt.outcome):
                 break
         if held is None:
             raise _nothing(ctx, plan, attempt)
@@ -257,225 +250,9 @@ class Gateway:
                 return False
         if attempt.outcome is classify.OK:
             # How fast it is to refuse says nothing of its answers.
-            attempt.first_token(plan.prefill_work, self._cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
+            attempt.first_token(plan.prefill_work, self.recorder.cost_ms(ctx, attempt, 0), self._now() // 1_000_000)
         await self._relay.stream(downstream, ctx, exchange, attempt)
         return True
-
-    def _choose(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
-        """Admit the request to an endpoint; None when nobody along the plan is left."""
-        return self.admit(ctx, plan, snapshot) or self._choose_further(ctx, plan, snapshot)
-
-    def _choose_further(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
-        """Admit the request to an endpoint further along the plan, whose present pool had none; None if nobody has."""
-        attempt: Attempt | None = None
-        while attempt is None:
-            snapshot.planner.refuse(plan, self._now() // 1_000_000)
-            if plan.route.on_context_window and not plan.diverted and snapshot.planner.too_long(plan):
-                plan.diverted = True
-                snapshot.planner.divert(plan, plan.route.on_context_window)
-            if not snapshot.planner.advance(plan, ctx):
-                return None
-            attempt = self.admit(ctx, plan, snapshot)
-        return attempt
-
-    def _choose_in_turn(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
-        """Like `_choose`, while requests wait for endpoints: a new one does not overtake those before it."""
-        if ctx.attempts == 0 and self._admission.is_behind(ctx, plan):
-            return None
-        return self._choose(ctx, plan, snapshot)
-
-    async def _wait_for_room(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
-        """Wait in the queue, if there is one, for who is full or over a limit; None if that is of no use."""
-        refusal = plan.refusal
-        if self._admission is None or not self._admission.queues or (refusal is not None and refusal.status != 429):
-            return None
-        wait_ms = plan.wait_ms if not plan.unsure else -1
-
-        def find() -> bool:
-            snapshot.planner.rewind(plan, ctx)
-            plan.attempt = self._choose(ctx, plan, snapshot)
-            return plan.attempt is not None
-
-        snapshot.planner.rewind(plan, ctx)
-        plan.wait_ms = wait_ms
-        try:
-            await self._admission.wait_for_room(ctx, plan, find)
-        except asyncio.CancelledError:
-            if plan.attempt is not None:
-                self._unsent(ctx, plan)
-            raise
-        if plan.attempt is None:
-            plan.refusal = plan.refusal or refusal or queue_full(0)
-        chosen: Attempt | None = plan.attempt
-        return chosen
-
-    def _unsent(self, ctx: Context, plan: Plan) -> None:
-        """Take back an attempt that a request was let in with, which has been stopped before it could go on."""
-        attempt: Attempt = plan.attempt
-        if attempt.grant is not None:
-            attempt.grant.withdraw()
-            attempt.grant = None
-        ctx.attempts -= 1
-        ctx.endpoint = None
-        self.record(ctx, plan, attempt)
-
-    def admit(self, ctx: Context, plan: Plan, snapshot: Snapshot) -> Attempt | None:
-        """Admit the request to an endpoint of the plan's present pool, `ctx.endpoint`; None when none is left there."""
-        attempts, monotonic_ns = snapshot.attempts, self._now
-        while True:
-            now_ms = monotonic_ns() // 1_000_000
-            position = snapshot.planner.choose(plan, now_ms)
-            if position < 0:
-                return None
-            plan.tried.append(position)
-            endpoint: Endpoint = plan.pool.endpoints[position]
-            trial = 0
-            if plan.pool.candidates.on_trial:
-                trial = snapshot.channels.claim(endpoint.index, now_ms)
-                if trial < 0:
-                    # Another request is finding out about this key, or its model.
-                    continue
-            grant = None
-            if (endpoint.limits is not None or plan.route is not plan.asked) and is_limited(plan, endpoint):
-                grant = self._admission.at_endpoint(ctx, plan, endpoint)
-                if grant is None:
-                    _take_back(snapshot, endpoint, trial, grant, now_ms)
-                    if has_tried_enough(plan):
-                        return None
-                    continue
-            enter = attempts.enter_anyway if plan.pool.candidates.panicking else attempts.enter
-            ticket = enter(self._worker, endpoint.index, plan.work, now_ms)
-            if ticket < 0:
-                # Another worker was faster to take the last probe.
-                _take_back(snapshot, endpoint, trial, grant, now_ms)
-                continue
-            sent_ns = now_ms * 1_000_000
-            row, work = endpoint.index, plan.work
-            if endpoint.key is None:
-                attempt = Attempt(attempts, self._worker, row, ticket, work, True, endpoint, position, sent_ns, grant)
-            else:
-                attempt = keyed = KeyedAttempt(
-                    attempts, self._worker, row, ticket, work, True, endpoint, position, sent_ns, grant
-                )
-                if not keyed.admit(now_ms, ctx.arrived_wall_ns):
-                    _take_back(snapshot, endpoint, trial, grant, now_ms)
-                    continue
-            ctx.endpoint = endpoint
-            ctx.attempts += 1
-            ctx.first_byte_ns = -1
-            if trial:
-                attempt.trial = trial
-            return attempt
-
-    def _has_others(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
-        """Whether there is somebody to try who has not been tried, so that this answer need not be the client's."""
-        if not outcome.retryable or ctx.attempts >= snapshot.max_attempts:
-            return False
-        return plan.step < len(plan.chain) or snapshot.planner.gate(plan, self._now() // 1_000_000) > 0
-
-    def _goes_on(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
-        """Whether an attempt that ended so may be followed by another; turns the plan to where that may be."""
-        if outcome.kind == "context_window" or outcome.kind == "content_policy":
-            route = plan.route
-            chain = route.on_context_window if outcome.kind == "context_window" else route.on_content_policy
-            if chain and not plan.diverted:
-                plan.diverted = True
-                snapshot.planner.divert(plan, chain)
-                return snapshot.planner.advance(plan, ctx)
-        if not outcome.retryable or ctx.attempts >= snapshot.max_attempts:
-            return False
-        if outcome.killer:
-            plan.killed += 1
-            if plan.killed >= snapshot.max_replicas:
-                return False
-        now_ms = self._now() // 1_000_000
-        return now_ms * 1_000_000 < ctx.deadline_ns and snapshot.retry_budget.withdraw(now_ms)
-
-    async def _revisit(self, ctx: Context, plan: Plan, snapshot: Snapshot, outcome: Outcome) -> bool:
-        """Wait until endpoints that have failed may be tried again; False if that makes no sense.
-
-        Only faults of an endpoint are waited out. Who is over a rate limit tells its client when to come back.
-        """
-        if not ctx.attempts or outcome.verdict != FAILED or not outcome.retryable or plan.revisited == ctx.attempts:
-            return False
-        if not outcome.again:
-            return False
-        plan.revisited = ctx.attempts
-        wait_ns = snapshot.backoff.delay_ms(ctx.attempts, self._random_bits()) * 1_000_000
-        if self._now() + wait_ns >= ctx.deadline_ns:
-            return False
-        ctx.enter(WAIT, 0)
-        await asyncio.sleep(wait_ns / 1e9)
-        plan.tried.clear()
-        return True
-
-    def record(self, ctx: Context, plan: Plan, attempt: Attempt) -> None:
-        """Record the end of an attempt, once: in-flight count, load, breaker, health and what strategies learn."""
-        outcome = attempt.outcome
-        ctx.outcome = outcome.name
-        if attempt.grant is not None:
-            self._admission.settle_attempt(ctx, attempt)
-        monotonic_ns = self._now
-        now_ns = monotonic_ns()
-        if outcome is classify.OK:
-            # The one that nearly all of them are: what a good answer has no use for is not looked at.
-            cost_ms = -1.0 if attempt.survey.events else self._cost_ms(ctx, attempt, ctx.usage.total_output)
-            attempt.release(OK, cost_ms, now_ns // 1_000_000, 0, 0)
-            if not ctx.record_id % LEARN_EVERY and ctx.usage_source == "provider":
-                pool: Pool = plan.pool
-                pool.learn(ctx.request_bytes, ctx.usage.total_input, ctx.usage.total_output)
-            if not ctx.record_id % LEARN_EVERY or attempt.trial:
-                self._learn(ctx.snapshot, attempt, now_ns // 1_000_000)
-        else:
-            _heed(ctx, outcome.hint_ms)
-            self._release(attempt, outcome, now_ns)
-            if outcome.cause or attempt.trial:
-                self._tell_channel(ctx, attempt, now_ns)
-        if self._crowd:
-            self._admission.attempt_ended()
-        if plan.chooser.learns or ctx.snapshot.hedger is not None:
-            self._teach(ctx, plan, attempt, (now_ns - attempt.sent_ns) / 1e6)
-
-    def _tell_channel(self, ctx: Context, attempt: Attempt, now_ns: int) -> None:
-        """Let the channel know of a refusal. Who is to be left alone is so for no less than it has asked for."""
-        outcome = attempt.outcome
-        doubtful = outcome.cause == "no_permission"
-        request = hash((ctx.called, ctx.body)) if doubtful else 0
-        caller = ctx.principal.key_id
-        ctx.snapshot.channels.ended(attempt.endpoint.index, attempt.trial, outcome, _ceil_ms(now_ns), request, caller)
-
-    def _learn(self, snapshot: Snapshot, attempt: Attempt, now_ms: int) -> None:
-        """Take in what a good answer says of its key: that it is good, and what is left of its limits."""
-        row = attempt.endpoint.index
-        if attempt.trial:
-            snapshot.channels.ended(row, attempt.trial, attempt.outcome, now_ms)
-        if attempt.exchange is not None:
-            snapshot.channels.learn(row, read_allowance(attempt.exchange.headers, self._wall() // 1_000_000), now_ms)
-
-    def _release(self, attempt: Attempt, outcome: Outcome, now_ns: int) -> None:
-        cost_ms = -1.0
-        if outcome.verdict == NEUTRAL and attempt.first_byte_ns < 0:
-            # It may have been slow to refuse, or its client may have tired of waiting: that much is known.
-            cost_ms = (now_ns - attempt.sent_ns) / 1e6
-        hint_ms = max(0, outcome.hint_ms)
-        if outcome.scope in NOT_CONCURRENCY:
-            attempt.excused()
-        attempt.release(outcome.verdict, cost_ms, _ceil_ms(now_ns), self._random_bits(), hint_ms)
-
-    def _teach(self, ctx: Context, plan: Plan, attempt: Attempt, total_ms: float) -> None:
-        begun = attempt.first_byte_ns >= 0
-        ttft_ms = (attempt.first_byte_ns - attempt.sent_ns) / 1e6 if begun else -1.0
-        if plan.chooser.learns:
-            result = Result(attempt.outcome.verdict, ttft_ms, total_ms, ctx.cost_nano_usd, ctx.usage.total_output)
-            plan.chooser.strategy.observe(attempt.position, plan, result)
-        hedger = ctx.snapshot.hedger
-        if hedger is not None and attempt.outcome.verdict == OK:
-            hedger.observe(plan.pool.model, ctx.prompt_tokens, ttft_ms)
-
-    def _cost_ms(self, ctx: Context, attempt: Attempt, output_tokens: int) -> float:
-        """Return the time to the first byte, less what is due to the lengths of the prompt and of a whole answer."""
-        scale = 1.0 + ctx.prompt_tokens / PROMPT_TOKENS_PER_UNIT + output_tokens / OUTPUT_TOKENS_PER_UNIT
-        return (attempt.first_byte_ns - attempt.sent_ns) / 1e6 / scale
 
     async def send(self, request: UpstreamRequest, attempt: Attempt, ctx: Context, snapshot: Snapshot) -> None:
         """Send an attempt and wait until its answer has begun, or it has failed; the attempt knows which.
@@ -493,7 +270,7 @@ class Gateway:
                 first = exchange.read()
             attempt.survey = survey(exchange.headers, first)
         except UpstreamError as error:
-            self._fail(attempt, exchange, error, ctx)
+            self.recorder.fail(attempt, exchange, error, ctx)
             close_exchange(exchange)
             return
         except asyncio.CancelledError:
@@ -503,7 +280,7 @@ class Gateway:
             reason = ctx.resume()
             what = "connect" if reason == CONNECT else "answer"
             failure = UpstreamError("timeout", f"the provider did not {what} in time", sent=reason != CONNECT)
-            self._fail(attempt, exchange, failure, ctx)
+            self.recorder.fail(attempt, exchange, failure, ctx)
             close_exchange(exchange)
             return
         finally:
@@ -514,7 +291,7 @@ class Gateway:
         attempt.first_byte_ns = now
         attempt.outcome = snapshot.classifier.status(exchange.status)
         if exchange.status >= 400:
-            self.judge(attempt, exchange, first, ctx, whole=exchange.complete)
+            self.recorder.judge(attempt, exchange, first, ctx, whole=exchange.complete)
         if attempt.survey.has_limits and snapshot.attempts.adaptive is not None:
             allowance = read_allowance(exchange.headers, self._wall() // 1_000_000)
             if allowance is not None:
@@ -527,42 +304,18 @@ class Gateway:
         """
         body, failure = await collect(exchange, ctx, HOLD_ERROR_BYTES)
         if failure is not None:
-            self._fail(attempt, exchange, failure, ctx)
+            self.recorder.fail(attempt, exchange, failure, ctx)
             return True
-        self.judge(attempt, exchange, ctx.first if body is None else body, ctx, whole=True)
+        self.recorder.judge(attempt, exchange, ctx.first if body is None else body, ctx, whole=True)
         outcome = attempt.outcome
         if body is None:
-            if not self._has_others(ctx, ctx.plan, snapshot, outcome):
-                _heed(ctx, outcome.hint_ms)
+            if not self.dispatcher.has_others(ctx, ctx.plan, snapshot, outcome):
+                heed(ctx, outcome.hint_ms)
                 return False
             attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
             return True
         attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
         return True
-
-    def judge(self, attempt: Attempt, exchange: Exchange, body: bytes, ctx: Context, *, whole: bool) -> None:
-        """Judge an error answer by all that is known of it, once.
-
-        whole: there will be no more of its body than this. While there may be, it is a limit at most: that stands in
-        its head. What is wrong with a key is in the words of the body.
-        """
-        if attempt.judged:
-            return
-        attempt.judged = whole
-        snapshot = ctx.snapshot
-        outcome = snapshot.classifier.answer(exchange.status, exchange.headers, body, ctx.dialect, self._wall())
-        if outcome.hint_ms > LONG_REST_MS:
-            outcome = outcome.but(hint_ms=snapshot.channels.rest_ms(attempt.endpoint.index, outcome))
-        if whole or outcome.verdict == RATE_LIMITED:
-            attempt.outcome = outcome
-
-    def _fail(self, attempt: Attempt, exchange: Exchange | None, failure: UpstreamError, ctx: Context) -> None:
-        """Note a failure of the transport. An answer that had begun with a limit before it broke off was one."""
-        if exchange is not None and exchange.status >= 400:
-            self.judge(attempt, exchange, b"", ctx, whole=False)
-        judged = attempt.outcome
-        attempt.fail(failure, ctx.snapshot.classifier)
-        attempt.outcome = classify.broken_off(judged, attempt.outcome)
 
     # --- ends
 
@@ -613,14 +366,6 @@ _REFUSALS: Final = {
 }
 
 
-def _take_back(snapshot: Snapshot, endpoint: Endpoint, trial: int, grant: Any, now_ms: int) -> None:
-    """Take back what was given to an attempt that will not be made."""
-    if grant is not None:
-        grant.withdraw()
-    if trial:
-        snapshot.channels.give_back(endpoint.index, trial, now_ms)
-
-
 def _nothing(ctx: Context, plan: Plan, attempt: Attempt | None) -> GatewayError:
     """Return what a client is told for which there is no answer of anybody's."""
     if attempt is not None and attempt.failure is not None:
@@ -637,18 +382,6 @@ def _nobody() -> GatewayError:
         fault="gateway",
         retry_safe=True,
     )
-
-
-def _heed(ctx: Context, hint_ms: int) -> None:
-    """Note how long a provider wants to be left alone, if it does: the client is told the least."""
-    if hint_ms < 0:
-        return
-    ctx.retry_after_ms = hint_ms if ctx.retry_after_ms < 0 else min(ctx.retry_after_ms, hint_ms)
-
-
-def _ceil_ms(now_ns: int) -> int:
-    """Return milliseconds, rounded up: a time to rest that begins there does not end before it is over."""
-    return -(-now_ns // 1_000_000)
 
 
 def _bad_gateway(failure: UpstreamError, outcome: Outcome, retry_after_ms: int) -> GatewayError:

@@ -120,7 +120,7 @@ class Race:
         loser = cost_nano_usd(plan.attempt.endpoint.card, estimate_usage(ctx.request_bytes, 0, 0, None))
         if snapshot.planner.gate(plan, now_ms) == 0 or not hedger.allow(-1 if loser is None else loser, now_ms):
             return
-        attempt = self._gateway.admit(ctx, plan, snapshot)
+        attempt = self._gateway.dispatcher.admit(ctx, plan, snapshot)
         if attempt is not None:
             self._start(encode(ctx, attempt, plan.model), attempt)
 
@@ -147,8 +147,9 @@ class Race:
         """Record an attempt that nobody needs, and close it. billed: its provider bills it, unless it was refused."""
         gateway, exchange = self._gateway, attempt.exchange
         if exchange is not None and exchange.status >= 400:
-            gateway.judge(attempt, exchange, attempt.first + exchange.read(), self._ctx, whole=exchange.complete)
+            body = attempt.first + exchange.read()
+            gateway.recorder.judge(attempt, exchange, body, self._ctx, whole=exchange.complete)
         elif billed:
             gateway.bill_loser(self._ctx, attempt.endpoint)
-        gateway.record(self._ctx, self._plan, attempt)
+        gateway.recorder.record(self._ctx, self._plan, attempt)
         close_exchange(exchange)

@@ -364,7 +364,7 @@ def test_under_a_storm_of_requests_that_come_and_go_nothing_is_lost_or_doubled(s
                     if random.random() < 0.2:
                         asyncio.get_running_loop().call_later(random.random() * 0.02, task.cancel)
                     await asyncio.sleep(random.random() * 0.002)
-                    waited += len(inside.gateway._crowd)
+                    waited += len(inside.gateway.dispatcher.crowd)
                 clients = await asyncio.gather(*tasks, return_exceptions=True)
                 assert await inside.quiet(set(asyncio.all_tasks())) == []
                 answered = [client for client in clients if isinstance(client, Client)]

@@ -23,7 +23,10 @@ LAYERS = (
         "dialects", "observe",
     ),
     ("snapshot", "keypools", "transports"),
-    ("admission", "attempt", "books", "gateway", "race", "relay", "build", "handout", "keylanes"),
+    (
+        "admission", "attempt", "books", "dispatch", "recorder", "gateway", "race", "relay", "build", "handout",
+        "keylanes",
+    ),
     ("app", "admin", "control"),
     ("worker", "serve", "cli", "__main__"),
 )  # fmt: skip
@@ -32,7 +35,14 @@ LAYERS = (
 WITHIN_A_LAYER = {
     ("gateway", "attempt"),  # the corridor makes attempts
     ("gateway", "admission"),  # lets requests in by their ceilings
-    ("admission", "attempt"),  # and attempts by those of their keys
+    ("gateway", "dispatch"),  # finds an endpoint for each attempt
+    ("dispatch", "attempt"),
+    ("dispatch", "admission"),  # lets attempts in by the ceilings of their keys
+    ("dispatch", "recorder"),  # takes back what was not sent
+    ("admission", "attempt"),
+    ("gateway", "recorder"),  # judges and records how they end
+    ("recorder", "attempt"),
+    ("recorder", "admission"),  # and settles them
     ("gateway", "race"),  # and lets two of them race
     ("gateway", "relay"),  # and passes the answer on
     ("gateway", "books"),  # and writes down what it was

@@ -80,13 +80,13 @@ def test_an_attempt_that_was_refused_is_not_billed() -> None:
     refused = asyncio.Event()
 
     async def scenario(inside: InProcess) -> None:
-        judge = inside.gateway.judge
+        judge = inside.gateway.recorder.judge
 
         def noting(*arguments: Any, **options: Any) -> None:
             judge(*arguments, **options)
             refused.set()
 
-        inside.gateway.judge = noting  # type: ignore[method-assign]
+        inside.gateway.recorder.judge = noting  # type: ignore[method-assign]
         assert (await inside.post(CHAT, BODY)).status == 200
         assert outcomes(inside) == [("p", "ok")]
 

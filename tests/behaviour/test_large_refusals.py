@@ -48,13 +48,13 @@ class House:
     def when_refused(self, act: Callable[[], None]) -> None:
         """Have something done as soon as the gateway has seen a refusal."""
         gateway = self.inside.gateway
-        judge = gateway.judge
+        judge = gateway.recorder.judge
 
         def noting(*arguments: Any, **options: Any) -> None:
             judge(*arguments, **options)
             act()
 
-        gateway.judge = noting  # type: ignore[method-assign]
+        gateway.recorder.judge = noting  # type: ignore[method-assign]
 
 
 def run(scripts: Sequence[Script], scenario: Scenario, **retry: Any) -> None:

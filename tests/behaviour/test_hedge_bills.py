@@ -100,11 +100,10 @@ def test_of_two_that_answer_in_the_same_turn_of_the_loop_both_are_billed(
     """One by its own record, as the answer; the other one as the loser."""
     bills: list[str] = []
     recorded: list[Attempt] = []
-    gateway: Any = SimpleNamespace(
-        bill_loser=lambda ctx, endpoint: bills.append(endpoint),
-        record=lambda ctx, plan, attempt: recorded.append(attempt),
-        judge=lambda *arguments, **options: None,
+    recorder = SimpleNamespace(
+        record=lambda ctx, plan, attempt: recorded.append(attempt), judge=lambda *arguments, **options: None
     )
+    gateway: Any = SimpleNamespace(bill_loser=lambda ctx, endpoint: bills.append(endpoint), recorder=recorder)
     closed: list[int] = []
     attempts = []
     for name, status in zip("pq", statuses, strict=True):

@@ -184,7 +184,10 @@ class Admission:
             if not self._looks:
                 return False
             found = find()
-            self._looks -= not found
+            if not found:
+                self._looks -= 1
+                if self._is_in_vain(plan, seat):
+                    seat.turn_away()
             return found
 
         seat = _Place(self._loop, ctx, _level(ctx, plan), tokens, _place_name(plan), look)
@@ -198,6 +201,12 @@ class Admission:
             await self._sit(seat, now_ns)
         finally:
             self.crowd.discard(seat)
+
+    def _is_in_vain(self, plan: Plan, seat: "_Place") -> bool:
+        """Whether what has been found is nothing to wait for: nobody is healthy any more, or all rest for too long."""
+        if plan.refusal is not None and plan.refusal.status != 429:
+            return True
+        return not plan.unsure and self._now() + plan.wait_ms * 1_000_000 >= seat.deadline_ns
 
     def at_endpoint(self, ctx: Context, plan: Plan, endpoint: Endpoint) -> Grant | None:
         """Let an attempt in by the ceilings of the endpoint's key; None, and the plan knows how long to wait.

@@ -34,12 +34,13 @@ class House:
         self.arrivals: list[str] = []
         self.gates: list[asyncio.Event] = []
         self.broken = ""
+        self.then: Script = GOOD
 
     def script(self, request: Request) -> Script:
         provider = request.target.split("/")[1]
         self.arrivals.append(f"{orjson.loads(request.body)['user']} {provider}")
         self.gates.append(asyncio.Event())
-        return [Cut()] if provider == self.broken else [Barrier(self.gates[-1]), *GOOD]
+        return [Cut()] if provider == self.broken else [Barrier(self.gates[-1]), *self.then]
 
     def ask(self, user: str, **wishes: str) -> "asyncio.Task[Client]":
         """Send a request, and do not wait for its answer."""
@@ -248,6 +249,30 @@ def test_who_has_waited_long_enough_is_refused() -> None:
         assert house.arrivals == ["a p"]
 
     run(scenario, queue={"max": 10, "max_wait_ms": 100})
+
+
+def test_who_waits_is_refused_as_soon_as_there_is_nothing_to_wait_for() -> None:
+    async def limited(house: House) -> None:
+        house.then = json_response(429, {"error": {}}, [(b"retry-after", b"60")])
+        first, waits = house.ask("a"), house.ask("b")
+        await house.waiting(1)
+        await house.answer_all(1)
+        assert (await first).status == 429
+        client = await waits
+        assert client.status == 429
+        assert 50 < int(client.header(b"retry-after") or 0) <= 61
+
+    async def failed(house: House) -> None:
+        house.then = [Cut()]
+        first, waits = house.ask("a"), house.ask("b")
+        await house.waiting(1)
+        await house.answer_all(1)
+        assert [(await task).status for task in (first, waits)] == [502, 503]
+
+    queue = {"max": 10, "max_wait_ms": 50_000}
+    run(limited, queue=queue)
+    retry = {"max_attempts": 1}
+    run(failed, queue=queue, routing={"breaker": {"failure_threshold": 1, "timeout_ms": 60_000}, "retry": retry})
 
 
 def test_when_the_queue_is_full_the_rest_are_refused_and_the_urgent_turn_others_away() -> None:

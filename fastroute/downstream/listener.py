@@ -2,7 +2,7 @@
 
 Granian's own servers bind their sockets, watch their processes and wrap the application in four layers. Here the
 supervisor does the first two, so Granian's worker is driven directly: it reads HTTP in threads of its own and hands
-each request to the event loop, which runs one task for it.
+each request to the event loop, where a task serves it, and then others.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ from fastroute.downstream.lane import AnswerCutError
 _BUFFER_BYTES: Final = 1 << 18
 _BLOCKING_THREADS: Final = 16
 _THREAD_IDLE_S: Final = 30
+#: So many tasks wait for further requests; those of a crowd beyond that end with it.
+_MAX_IDLE_TASKS: Final = 256
 
 Hook = Callable[[], None]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -32,7 +34,10 @@ _SocketHolder: Any = SocketHolder
 
 
 class _Scheduler(CallbackScheduler):
-    """Called by Granian's thread for each request: starts its task in the event loop."""
+    """Called by Granian's thread for each request: has a task in the event loop serve it.
+
+    To begin a task for each request would take longer than to give it to one that waits for it.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, application: Application, task: None, enter: Hook, leave: Hook
@@ -40,19 +45,36 @@ class _Scheduler(CallbackScheduler):
         # The base class takes the same arguments in its `__new__`; the last three are for its own kind of task.
         super().__init__()
         context = self._ctx
+        tasks: set[asyncio.Task[None]] = set()
+        #: The tasks that wait, by what they wait for.
+        idle: list[asyncio.Future[Any]] = []
 
         async def serve(watcher: Any) -> None:
-            protocol = watcher.proto
-            try:
-                await application(watcher.scope, protocol.receive, protocol.send)
-            except BaseException as error:  # noqa: BLE001 - Granian logs it and cuts the connection
-                watcher.err(error)
-                return
-            watcher.done()
+            while True:
+                protocol = watcher.proto
+                try:
+                    await application(watcher.scope, protocol.receive, protocol.send)
+                except BaseException as error:  # noqa: BLE001 - Granian logs it and cuts the connection
+                    watcher.err(error)
+                    return
+                watcher.done()
+                # What was asked and answered is not to be kept for as long as the task is idle.
+                del watcher, protocol
+                if len(idle) >= _MAX_IDLE_TASKS:
+                    return
+                turn = loop.create_future()
+                idle.append(turn)
+                watcher = await turn
 
         def start(watcher: Any) -> None:
-            # A task that is given a name makes none up, which takes longer than to begin it.
-            watcher.taskref(loop.create_task(serve(watcher), name="request"))
+            while idle:
+                turn = idle.pop()
+                if not turn.done():
+                    turn.set_result(watcher)
+                    return
+            task = loop.create_task(serve(watcher))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
         def schedule(watcher: Any) -> None:
             loop.call_soon_threadsafe(start, watcher, context=context)

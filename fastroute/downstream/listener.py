@@ -23,7 +23,7 @@ _BUFFER_BYTES: Final = 1 << 18
 _BLOCKING_THREADS: Final = 16
 _THREAD_IDLE_S: Final = 30
 #: So many tasks wait for further requests; those of a crowd beyond that end with it.
-_MAX_IDLE_TASKS: Final = 256
+MAX_IDLE_TASKS: Final = 256
 
 Hook = Callable[[], None]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -33,11 +33,50 @@ _ASGIWorker: Any = ASGIWorker
 _SocketHolder: Any = SocketHolder
 
 
-class _Scheduler(CallbackScheduler):
-    """Called by Granian's thread for each request: has a task in the event loop serve it.
+class Tasks:
+    """The tasks of an event loop that serve requests, one after another each.
 
     To begin a task for each request would take longer than to give it to one that waits for it.
     """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, application: Application) -> None:
+        self._loop = loop
+        self._application = application
+        self._all: set[asyncio.Task[None]] = set()
+        #: Those that wait, by what they wait for.
+        self._idle: list[asyncio.Future[Any]] = []
+
+    def start(self, watcher: Any) -> None:
+        """Have a request served; to be called in the event loop. watcher: Granian's, which is told of the end."""
+        while self._idle:
+            turn = self._idle.pop()
+            if not turn.done():
+                turn.set_result(watcher)
+                return
+        task = self._loop.create_task(self._serve(watcher))
+        self._all.add(task)
+        task.add_done_callback(self._all.discard)
+
+    async def _serve(self, watcher: Any) -> None:
+        while True:
+            protocol = watcher.proto
+            try:
+                await self._application(watcher.scope, protocol.receive, protocol.send)
+            except BaseException as error:  # noqa: BLE001 - Granian logs it and cuts the connection
+                watcher.err(error)
+                return
+            watcher.done()
+            # What was asked and answered is not to be kept for as long as the task is idle.
+            del watcher, protocol
+            if len(self._idle) >= MAX_IDLE_TASKS:
+                return
+            turn = self._loop.create_future()
+            self._idle.append(turn)
+            watcher = await turn
+
+
+class _Scheduler(CallbackScheduler):
+    """Called by Granian's thread for each request: has it served in the event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, application: Application, task: None, enter: Hook, leave: Hook
@@ -45,36 +84,7 @@ class _Scheduler(CallbackScheduler):
         # The base class takes the same arguments in its `__new__`; the last three are for its own kind of task.
         super().__init__()
         context = self._ctx
-        tasks: set[asyncio.Task[None]] = set()
-        #: The tasks that wait, by what they wait for.
-        idle: list[asyncio.Future[Any]] = []
-
-        async def serve(watcher: Any) -> None:
-            while True:
-                protocol = watcher.proto
-                try:
-                    await application(watcher.scope, protocol.receive, protocol.send)
-                except BaseException as error:  # noqa: BLE001 - Granian logs it and cuts the connection
-                    watcher.err(error)
-                    return
-                watcher.done()
-                # What was asked and answered is not to be kept for as long as the task is idle.
-                del watcher, protocol
-                if len(idle) >= _MAX_IDLE_TASKS:
-                    return
-                turn = loop.create_future()
-                idle.append(turn)
-                watcher = await turn
-
-        def start(watcher: Any) -> None:
-            while idle:
-                turn = idle.pop()
-                if not turn.done():
-                    turn.set_result(watcher)
-                    return
-            task = loop.create_task(serve(watcher))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        start = Tasks(loop, application).start
 
         def schedule(watcher: Any) -> None:
             loop.call_soon_threadsafe(start, watcher, context=context)

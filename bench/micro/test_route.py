@@ -16,6 +16,7 @@ import pytest
 
 from fastroute._core.attempts import OK
 from fastroute._core.counters import Segment
+from fastroute.admin.explain import Described
 from fastroute.build import Surroundings, build_snapshot, endpoint_specs
 from fastroute.clock import SYSTEM_CLOCK
 from fastroute.config.fields import STRATEGIES
@@ -71,7 +72,8 @@ class Desk:
         self._ctx = self._context(document)
 
     def _context(self, document: Config) -> Context:
-        ctx = Context(self._snapshot, None, 1, "r", SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns(), None)
+        asker = Described([])
+        ctx = Context(self._snapshot, asker, 1, "r", SYSTEM_CLOCK.monotonic_ns(), SYSTEM_CLOCK.wall_ns(), None)
         ctx.operation, _ = find_operation("POST", b"/v1/chat/completions")
         ctx.principal = Principal("k", "acme" if document.tenants else "default")
         ctx.wishes = NO_WISHES

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -144,13 +145,16 @@ class Admission:
 
     def pump(self, looks: int = MAX_LOOKS) -> None:
         """Let in whoever can be, and look again when the next one may be. looks: for endpoints, see `MAX_LOOKS`."""
+        # Who has not been looked at must not wait for longer: such calls may come without a pause.
+        due_s = math.inf
         if self._timer is not None:
+            due_s = due_s if looks else self._timer.when()
             self._timer.cancel()
             self._timer = None
         self._looks = looks
         again_ns = self._queue.pump(self._now(), self._wall())
         if again_ns >= 0:
-            self._timer = self._loop.call_later(again_ns / 1e9, self.pump)
+            self._timer = self._loop.call_at(min(due_s, self._loop.time() + again_ns / 1e9), self.pump)
 
     def attempt_ended(self) -> None:
         """Look for room for those who wait for an endpoint, unless it takes so long that others would wait for that."""

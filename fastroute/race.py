@@ -91,8 +91,9 @@ class Race:
             while self._running:
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    attempt, _ = self._running.pop(task)
+                    # One that has failed inside the gateway is ended with what is under way.
                     task.result()
+                    attempt, _ = self._running.pop(task)
                     best = self._better(best, attempt)
                 if best is not None and best.exchange is not None and best.exchange.status < 400:
                     return

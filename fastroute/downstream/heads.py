@@ -17,6 +17,8 @@ from fastroute.errors import GatewayError
 from fastroute.interfaces import Authenticator, Header, Principal
 
 MAX_KNOWN_HEADS: Final = 1024
+#: A lane does not recognise longer heads: each of theirs is another one, and would be kept for nothing.
+MAX_SEEN_BYTES: Final = 4096
 
 Fields = dict[bytes, bytes]
 
@@ -81,7 +83,7 @@ class HeadReader:
             self._check_length(length, head.fields)
         elif b"transfer-encoding" in head.fields:
             raise _ambiguous()
-        if seen is not None and cacheable and key in self._known:
+        if seen is not None and cacheable and len(key) <= MAX_SEEN_BYTES and key in self._known:
             if len(self._seen) >= MAX_KNOWN_HEADS:
                 self._seen.clear()
             self._seen[seen] = head

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from fastroute._core.attempts import OK
-from fastroute.admission import MAX_LOOKS
+from fastroute.admission import MAX_LOOKS, Admission
 from fastroute.limits.queue import SUBJECT
 from fastroute.routing.plan import Planner
 from fastroute.upstream.mock import Barrier, Cut, MockUpstream, Pause, Request, Script, json_response
@@ -233,6 +233,34 @@ def test_a_rate_is_waited_for() -> None:
         assert house.arrivals[-1] == "late p"
 
     run(scenario, providers={"p": {"keys": [{"key": "sk", "rpm": 600}]}}, queue={"max": 600, "max_wait_ms": 20_000})
+
+
+def test_requests_that_end_meanwhile_do_not_put_off_who_waits() -> None:
+    """Their own ceilings are looked at, no endpoint is: the next look at these comes no later, however many there are.
+
+    Nobody says when another worker gives back its place.
+    """
+
+    async def scenario(house: House) -> None:
+        inside = house.inside
+        admission: Admission = inside.gateway._admission
+        route = inside.snapshot.routes.find("m", "openai")
+        assert route is not None
+        endpoint = route.pools["openai"].endpoints[0]
+        elsewhere = inside.limiter.admit(endpoint.limits, None, 0, 0, inside.gateway.now(), 1)
+        assert elsewhere is not None
+        waits = house.ask("a")
+        await house.waiting(1)
+        admission.pump()
+        assert admission._timer is not None
+        due_s = admission._timer.when()
+        admission.pump(looks=0)
+        assert admission._timer.when() == due_s
+        elsewhere.withdraw()
+        await house.answer_all(1)
+        assert (await waits).status == 200
+
+    run(scenario)
 
 
 def test_who_has_waited_long_enough_is_refused() -> None:

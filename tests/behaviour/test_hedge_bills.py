@@ -93,6 +93,24 @@ def test_an_attempt_that_was_refused_is_not_billed() -> None:
     run(lambda name: [Barrier(refused), *GOOD] if name == "p" else BUSY, scenario)
 
 
+def test_of_an_attempt_that_fails_inside_the_gateway_nothing_is_left() -> None:
+    never = asyncio.Event()
+
+    async def scenario(inside: InProcess) -> None:
+        send = inside.gateway.send
+
+        async def failing(request: Any, attempt: Attempt, ctx: Any, snapshot: Any) -> None:
+            await send(request, attempt, ctx, snapshot)
+            if attempt.endpoint.provider == "q":
+                raise RuntimeError("a fault")
+
+        inside.gateway.send = failing  # type: ignore[method-assign]
+        assert (await inside.post(CHAT, BODY)).status == 500
+        assert outcomes(inside) == [("p", "internal_error"), ("q", "hedged")]
+
+    run(lambda name: [Barrier(never)] if name == "p" else GOOD, scenario)
+
+
 @pytest.mark.parametrize(("statuses", "billed"), [((200, 200), ["q"]), ((200, 503), []), ((503, 200), [])])
 def test_of_two_that_answer_in_the_same_turn_of_the_loop_both_are_billed(
     statuses: tuple[int, int], billed: list[str]

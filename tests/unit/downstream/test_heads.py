@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fastroute.auth.keys import KeyTable, digest
-from fastroute.downstream.heads import MAX_KNOWN_HEADS, HeadReader
+from fastroute.downstream.heads import MAX_KNOWN_HEADS, MAX_SEEN_BYTES, HeadReader
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Header, Principal
 from fastroute.upstream.headers import OUR_FIELDS, REQUEST_DROP
@@ -175,6 +175,7 @@ def test_a_head_that_its_lane_recognises_is_not_looked_at_again() -> None:
         (head(b"sk-alice", (b"traceparent", b"x")), b""),
         (head(), b"key=sk-alice"),
         (head(b"sk-guest"), b""),
+        (head(b"sk-alice", (b"cookie", b"x" * MAX_SEEN_BYTES)), b""),
     ],
 )
 def test_a_head_that_is_not_to_be_remembered_is_not_recognised_either(headers: list[Header], query: bytes) -> None:

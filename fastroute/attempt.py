@@ -33,7 +33,7 @@ class Held(NamedTuple):
     survey: Survey
 
 
-class Attempt(Permit, eq=False, gc=False):
+class Attempt(Permit, eq=False):
     """One request to one endpoint, in flight until it is released.
 
     outcome: what is known of it so far. held: an error answer that was read. first: the bytes of the answer that came
@@ -60,11 +60,12 @@ class Attempt(Permit, eq=False, gc=False):
 
     def fail(self, failure: UpstreamError, classifier: Classifier) -> None:
         """Note a failure of the transport, before or after the answer had begun."""
-        self.failure = failure
+        # What was raised knows where, and that leads back to here: a circle that would wait for the collector.
+        self.failure = UpstreamError(failure.kind, failure.message, sent=failure.sent)
         self.outcome = classifier.transport(failure.kind, failure.sent)
 
 
-class KeyedAttempt(Attempt, eq=False, gc=False):
+class KeyedAttempt(Attempt, eq=False):
     """An attempt with a key that has a state of its own, which is told how it ended as well."""
 
     key_ticket: int = -1

@@ -38,6 +38,7 @@ from fastroute.keylanes import build_balancer, build_lanes
 from fastroute.keypools import breaker_policy, key_pools, key_rows, key_specs, key_states
 from fastroute.limits.adaptive import build_adaptive
 from fastroute.limits.callers import LimitBook
+from fastroute.outgoing import Outbox
 from fastroute.routing.plan import CAPABILITY_STREAM, CAPABILITY_TOOLS, CAPABILITY_VISION, Planner
 from fastroute.routing.pool import Pool
 from fastroute.routing.rules import RuleTable, compile_rules
@@ -61,7 +62,7 @@ class Surroundings(NamedTuple):
     """What a snapshot is built into: one worker's loop, segment, clock, randomness, environment, counts of rules.
 
     limiter: by which callers, models and provider keys keep to their ceilings; None where nobody is let in.
-    keys: those made at run time.
+    keys: those made at run time. outbox: of the loop.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -72,6 +73,7 @@ class Surroundings(NamedTuple):
     rule_counts: Counts | None = None
     limiter: Limiter | None = None
     keys: PublishedKeys | None = None
+    outbox: Outbox | None = None
 
 
 class Spec(NamedTuple):
@@ -123,7 +125,7 @@ def build_snapshot(
         rows = range(len(identities(config)))
     keys = key_states(config, around.segment, rows[len(specs) :], breaker_policy(config))
     old = previous.transports if previous is not None else {}
-    transports = build_transports(config.providers, around.loop, around.clock, around.env, old)
+    transports = build_transports(config.providers, around.loop, around.clock, around.env, old, around.outbox)
     book = LimitBook(config, around.limiter) if around.limiter is not None else None
     endpoints = tuple(
         _endpoint(row, spec, transports[transport_key(spec.provider)], config, book, keys.get(_key_name(spec)))

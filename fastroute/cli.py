@@ -28,7 +28,7 @@ from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.doubts import doubts
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
-from fastroute.config.load import check_text, load_file, refuse_open, with_overrides
+from fastroute.config.load import load_file, refuse_open, with_overrides
 from fastroute.config.patterns import is_pattern
 from fastroute.config.schema import Config
 from fastroute.control.plane import LEDGER_FILE
@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="check a configuration file")
-    check.add_argument("file")
+    checked = check.add_mutually_exclusive_group(required=True)
+    checked.add_argument("file", nargs="?", metavar="FILE")
+    checked.add_argument("-c", "--config", metavar="FILE", help="the same, as for the other commands")
     check.set_defaults(run=_check)
 
     usage = commands.add_parser("usage", help="what was used and what it cost")
@@ -104,23 +106,25 @@ def _load(path: str | None) -> Config:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    config = _load_for_serving(args)
+    def load() -> Config:
+        config = with_overrides(_load(args.config), host=args.host, port=args.port, workers=args.workers)
+        _refuse(config, args.config or "environment")
+        return config
+
+    config = load()
     configure_logging()
     _warn(config)
-    return Supervisor(config, _announce, (lambda: _load_for_serving(args)) if args.config else None).run()
+    return Supervisor(config, _announce, load if args.config else None).run()
 
 
-def _load_for_serving(args: argparse.Namespace) -> Config:
-    config = with_overrides(_load(args.config), host=args.host, port=args.port, workers=args.workers)
-    where = args.config or "environment"
+def _refuse(config: Config, where: str) -> None:
+    """Raise ConfigError if a configuration that has no faults must not be served all the same."""
     refusal = refuse_open(config, closed=_is_closed(config))
-    if refusal is not None:
-        raise ConfigError([f"{where}: {refusal}"])
-    if taken := clashes(config, SYSTEM_CLOCK.wall_ns):
-        raise ConfigError(
-            [f"{where}: auth.keys: a virtual key made at run time is called '{one}' too" for one in taken]
-        )
-    return config
+    refusals = [f"{where}: {refusal}"] if refusal is not None else []
+    taken = clashes(config, SYSTEM_CLOCK.wall_ns)
+    refusals += [f"{where}: auth.keys: a virtual key made at run time is called '{one}' too" for one in taken]
+    if refusals:
+        raise ConfigError(refusals)
 
 
 def _is_closed(config: Config) -> bool:
@@ -185,13 +189,15 @@ _EXAMPLES = {
 
 
 def _check(args: argparse.Namespace) -> int:
-    faults = check_text(args.file)
-    for fault in faults:
-        print(fault)
-    if faults:
+    file = args.config or args.file
+    try:
+        config = load_file(file, os.environ)
+        _refuse(config, file)
+    except ConfigError as error:
+        print("\n".join(error.faults))
         return EXIT_FAULT
-    print(f"{args.file}: ok")
-    _warn(load_file(args.file, os.environ))
+    print(f"{file}: ok")
+    _warn(config)
     return 0
 
 

@@ -22,8 +22,3 @@ SYSTEM_CLOCK = Clock(time.monotonic_ns, time.time_ns)
 def system_rng(seed: int | None = None) -> random.Random:
     """Return a generator of its own, seeded by the operating system unless `seed` is given."""
     return random.Random(seed)
-
-
-def sleep(seconds: float) -> None:
-    """Block the calling thread. For the supervisor and command line only, never inside an event loop."""
-    time.sleep(seconds)

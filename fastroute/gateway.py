@@ -17,7 +17,7 @@ from fastroute.attempt import Attempt, Held, close_exchange, encode
 from fastroute.billing.journal import JournalWriter
 from fastroute.books import Books
 from fastroute.clock import Clock
-from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, SEND, STREAM, TOTAL, Context
+from fastroute.context import CLIENT_GONE, CONNECT, DRAIN, FIRST_BYTE, READ_BODY, SEND, STREAM, TOTAL, Context
 from fastroute.dispatch import Dispatcher
 from fastroute.downstream.heads import Fields
 from fastroute.downstream.lane import AnswerCutError, Downstream
@@ -39,7 +39,7 @@ from fastroute.observe.access import AccessLog
 from fastroute.race import Race
 from fastroute.recorder import Recorder, heed
 from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
-from fastroute.routing.listing import model_document
+from fastroute.routing.listing import Offer, model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.refusals import exhausted
 from fastroute.routing.table import Route, unknown_model
@@ -109,52 +109,56 @@ class Gateway:
         )
         ctx.deadline_ns = ctx.started_ns + snapshot.total_ns
         self._watch.enter(ctx)
+        # Whatever is to be said to the client is said behind the handlers: a compiled coroutine must not wait in one.
+        refusal: GatewayError | None = None
         try:
-            operation, model = find_operation(downstream.method, downstream.path)
-            ctx.operation = operation
-            ctx.dialect = snapshot.dialects[operation.dialect]
-            ctx.query = downstream.query
-            self._reader.check_target(downstream)
-            head, length = snapshot.heads.read(downstream)
-            ctx.principal = head.principal
-            ctx.head_lines = head.lines
-            ctx.wishes = NO_WISHES
-            if head.ours:
-                _read_our_fields(ctx, head.fields)
-            if operation.local:
-                await self._answer_here(downstream, ctx, model, head.fields)
-                return
-            body = self._reader.at_once(downstream)
-            if body is None:
-                body = await self._reader.expect(downstream, ctx, length)
-            if len(body) <= SCAN_IN_THREAD_BYTES:
-                self._reader.take_body(ctx, body)
-            else:
-                await self._reader.take_large(ctx, body)
-            route = _resolve(snapshot, ctx, model)
-            ctx.admitted = True
-            plan = snapshot.planner.plan(ctx, route)
-            ctx.plan = plan
-            limited = ctx.principal.limits is not None or route.limits is not None
-            waiting = self._admission.admit(ctx, plan) if limited else None
-            if waiting is not None:
-                await waiting
-            await self._serve(downstream, ctx, snapshot, plan)
-        except GatewayError as error:
-            await self._refuse(downstream, ctx, error)
-        except asyncio.CancelledError:
-            await self._interrupted(downstream, ctx)
-        except AnswerCutError:
-            raise
-        except Exception:  # a fault of ours must still answer, settle and leave a trace
-            log.exception("request %s failed inside the gateway", ctx.request_id)
-            await self._refuse(downstream, ctx, GatewayError(500, "internal_error", "internal error", fault="gateway"))
+            try:
+                operation, model = find_operation(downstream.method, downstream.path)
+                ctx.operation = operation
+                ctx.dialect = snapshot.dialects[operation.dialect]
+                ctx.query = downstream.query
+                self._reader.check_target(downstream)
+                head, length = snapshot.heads.read(downstream)
+                ctx.principal = head.principal
+                ctx.head_lines = head.lines
+                ctx.wishes = NO_WISHES
+                if head.ours:
+                    _read_our_fields(ctx, head.fields)
+                if operation.local:
+                    await self._answer_here(downstream, ctx, model, head.fields)
+                    return
+                body = self._reader.at_once(downstream)
+                if body is None:
+                    body = await self._reader.expect(downstream, ctx, length)
+                if len(body) <= SCAN_IN_THREAD_BYTES:
+                    self._reader.take_body(ctx, body)
+                else:
+                    await self._reader.take_large(ctx, body)
+                route = _resolve(snapshot, ctx, model)
+                ctx.admitted = True
+                plan = snapshot.planner.plan(ctx, route)
+                ctx.plan = plan
+                limited = ctx.principal.limits is not None or route.limits is not None
+                waiting = self._admission.admit(ctx, plan) if limited else None
+                if waiting is not None:
+                    await waiting
+                await self._serve(downstream, ctx, snapshot, plan)
+            except asyncio.CancelledError:
+                refusal = _interruption(ctx)
+            except AnswerCutError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a fault of ours must still answer, settle and leave a trace
+                refusal = _refusal(ctx, error)
+            if refusal is not None:
+                await self._refuse(downstream, ctx, refusal)
         finally:
             self._watch.leave(ctx)
             if not ctx.settled:
                 self._settle(ctx)
             if self.access is not None:
                 self.access.note(ctx)
+            # Where it was raised leads back to here: a circle that would wait for the collector.
+            ctx.error = refusal = None
 
     async def _answer_here(self, downstream: Downstream, ctx: Context, model: bytes, fields: Fields) -> None:
         balancer = ctx.snapshot.balancer
@@ -337,25 +341,56 @@ class Gateway:
         self._settle(ctx)
         await downstream.respond(status, headers, body)
 
-    async def _interrupted(self, downstream: Downstream, ctx: Context) -> None:
-        """End a request that the watch, or the server below, cut short."""
-        reason = ctx.interrupted
-        if reason is None:
-            ctx.outcome = "cancelled"
-            raise asyncio.CancelledError
-        ctx.resume()
-        if reason in (CLIENT_GONE, SEND):
-            ctx.outcome = "cancelled" if reason == CLIENT_GONE else "timeout"
-            if reason == SEND:
-                raise AnswerCutError(reason)
-            return
-        if ctx.attempts:
-            ctx.outcome = "timeout"
-        await self._refuse(downstream, ctx, _REFUSALS[reason]())
+    def reject(self, error: GatewayError, path: bytes) -> tuple[int, list[Header], bytes]:
+        """Return (status, headers, body) of the answer to what came to a lane and is no request.
+
+        path: as far as one can be read. The access log has a line for it.
+        """
+        record_id = self._journal.next_id()
+        request_id = f"{self._id_prefix}{record_id & 0xFFFFFFFF:x}"
+        if self.access is not None:
+            ctx = Context(self.snapshot, None, record_id, request_id, self._now(), self._wall(), None)
+            ctx.error = error
+            ctx.status = error.status
+            ctx.outcome = "refused"
+            self.access.note(ctx)
+        return error_reply(error, self.snapshot.dialects[guess_dialect(path)], request_id)
+
+
+def _refusal(ctx: Context, error: Exception) -> GatewayError:
+    """Return what to tell the client of a request that was refused, or failed for whatever reason."""
+    if isinstance(error, GatewayError):
+        return error
+    log.error("request %s failed inside the gateway", ctx.request_id, exc_info=error)
+    return GatewayError(500, "internal_error", "internal error", fault="gateway")
+
+
+def _interruption(ctx: Context) -> GatewayError | None:
+    """Return what to tell the client of a request that the watch has cut short, None where nobody is left to be told.
+
+    Raises CancelledError for one that was cut short by what serves it, AnswerCutError for an answer that nobody takes.
+    """
+    reason = ctx.interrupted
+    if reason is None:
+        ctx.outcome = "cancelled"
+        raise asyncio.CancelledError
+    ctx.resume()
+    if reason == CLIENT_GONE:
+        ctx.outcome = "cancelled"
+        return None
+    if reason == SEND:
+        ctx.outcome = "timeout"
+        raise AnswerCutError(reason)
+    if reason == TOTAL and ctx.phase == READ_BODY and not ctx.body:
+        # It is the client who is late.
+        reason = READ_BODY
+    if ctx.attempts:
+        ctx.outcome = "timeout"
+    return _REFUSALS[reason]()
 
 
 _REFUSALS: Final = {
-    "read_body": lambda: GatewayError(408, "request_timeout", "the request body did not arrive in time", close=True),
+    READ_BODY: lambda: GatewayError(408, "request_timeout", "the request body did not arrive in time", close=True),
     CONNECT: lambda: GatewayError(504, "deadline_exceeded", "the provider did not connect in time"),
     FIRST_BYTE: lambda: GatewayError(504, "deadline_exceeded", "the provider did not answer in time"),
     STREAM: lambda: GatewayError(504, "deadline_exceeded", "the provider stopped in the middle of its answer"),
@@ -370,7 +405,9 @@ def _nothing(ctx: Context, plan: Plan, attempt: Attempt | None) -> GatewayError:
     """Return what a client is told for which there is no answer of anybody's."""
     if attempt is not None and attempt.failure is not None:
         return _bad_gateway(attempt.failure, attempt.outcome, ctx.retry_after_ms)
-    return plan.refusal or _nobody()
+    # What is raised leads back to the plan.
+    refusal, plan.refusal = plan.refusal, None
+    return refusal or _nobody()
 
 
 def _nobody() -> GatewayError:
@@ -395,13 +432,12 @@ def _bad_gateway(failure: UpstreamError, outcome: Outcome, retry_after_ms: int) 
 
 
 def _list_models(ctx: Context, model: bytes, fields: Fields) -> bytes:
-    names = [name for name in ctx.snapshot.routes.names if ctx.principal.may_use(name)]
     shape: DialectName = ctx.operation.dialect
     if shape == "openai" and (b"anthropic-version" in fields or b"x-api-key" in fields):
         shape = "anthropic"
     elif b"x-goog-api-key" in fields:
         shape = "gemini"
-    return model_document(names, shape, model)
+    return model_document(Offer(ctx.snapshot.planner, ctx.principal), shape, model)
 
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:

@@ -1,5 +1,6 @@
 """A configuration on its way from the supervisor to its children, when it has been read again."""
 
+import array
 import os
 import socket
 import tempfile
@@ -33,11 +34,16 @@ def send(channel: socket.socket, handout: Handout) -> None:
     with _nameless() as file:
         file.write(msgspec.msgpack.encode(tuple(handout), enc_hook=_reveal))
         file.flush()
-        socket.send_fds(channel, [_MESSAGE], [file.fileno()], socket.MSG_DONTWAIT)
+        rights = array.array("i", [file.fileno()])
+        # Not `socket.send_fds`, which takes flags and does not pass them on.
+        channel.sendmsg([_MESSAGE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
 
 
 def receive(channel: socket.socket) -> Handout | None:
-    """Return what was sent, None if the other end is gone."""
+    """Return what was sent, None if nothing more comes: the other end has ended it, or is gone.
+
+    Also if no descriptor was free to take it: who cannot be reached is to start anew.
+    """
     message, descriptors, _, _ = socket.recv_fds(channel, len(_MESSAGE), 1)
     if not message or not descriptors:
         return None

@@ -268,7 +268,7 @@ class Authenticator(Protocol):
         """Remember nothing that was found: keys may have been revoked."""
 
 
-class Ask(msgspec.Struct, eq=False, gc=False):
+class Ask(msgspec.Struct, eq=False):
     """What a strategy may know of the request it chooses for.
 
     now_ms: monotonic milliseconds. prompt_tokens, output_tokens: estimates. session: what keeps requests together (a

@@ -94,7 +94,7 @@ class Relay:
             broken = error.message
         except asyncio.CancelledError:
             if ctx.interrupted not in (STREAM, TOTAL, DRAIN):
-                await self._meter_relay(ctx, meter, kept, outcome, whole=False)
+                _meter_passed(ctx, meter, kept, outcome, whole=False)
                 raise
             reason = ctx.resume()
             broken = _INTERRUPTIONS[reason]
@@ -161,24 +161,15 @@ class Relay:
     async def _meter_relay(
         self, ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool
     ) -> None:
-        """Take the usage out of what was relayed; estimate what the provider did not get round to reporting."""
-        if outcome.name != "ok" or not ctx.operation.metered:
-            return
-        if kept is not None and ctx.response_bytes <= METER_BYTES and whole:
+        """Take the usage out of what was relayed, be it a whole answer that was kept or what the meter saw."""
+        if kept is None or ctx.response_bytes > METER_BYTES or not whole:
+            _meter_passed(ctx, meter, kept, outcome, whole=whole)
+        elif outcome.name == "ok" and ctx.operation.metered:
             body = b"".join(kept)
             if len(body) > PARSE_IN_THREAD_BYTES:
                 await self.meter_large(ctx, body)
             else:
                 _meter(ctx, ctx.dialect.usage_from_json(body), len(body))
-            return
-        usage = ctx.dialect.usage_from_events(meter.usage_events)
-        if usage is not None and (whole or meter.finished):
-            ctx.usage = usage
-            ctx.usage_source = "provider"
-        elif ctx.response_bytes or usage is not None:
-            content = meter.content_bytes if kept is None else ctx.response_bytes
-            ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
-            ctx.usage_source = "estimated"
 
     def _reply_headers(self, ctx: Context, exchange: Exchange | Held) -> list[Header]:
         endpoint: Endpoint = ctx.endpoint
@@ -206,6 +197,20 @@ class Relay:
             wait_ms = ctx.retry_after_ms if plan.wait_ms < 0 else min(ctx.retry_after_ms, plan.wait_ms)
             return with_retry_after(headers, wait_ms)
         return headers
+
+
+def _meter_passed(ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool) -> None:
+    """Take the usage out of events that have passed; estimate what the provider did not get round to reporting."""
+    if outcome.name != "ok" or not ctx.operation.metered:
+        return
+    usage = ctx.dialect.usage_from_events(meter.usage_events)
+    if usage is not None and (whole or meter.finished):
+        ctx.usage = usage
+        ctx.usage_source = "provider"
+    elif ctx.response_bytes or usage is not None:
+        content = meter.content_bytes if kept is None else ctx.response_bytes
+        ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
+        ctx.usage_source = "estimated"
 
 
 async def collect(exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes | None, UpstreamError | None]:
@@ -250,7 +255,7 @@ def _error_event(ctx: Context, mid_event: bool, message: str) -> bytes:
     if ctx.operation.name == "responses":
         event: bytes = ctx.dialect.error_event_responses(502, "upstream_error", message)
     else:
-        event = ctx.dialect.error_event(502, "upstream_error", message)
+        event = ctx.dialect.error_event(502, "upstream_error", message, ctx.request_id)
     return b"\n\n" + event if mid_event else event
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Final, NoReturn
 
 import msgspec
@@ -26,10 +27,11 @@ from fastroute.auth.publication import count_published
 from fastroute.auth.publish import repair
 from fastroute.auth.store import KeyStoreError
 from fastroute.build import endpoint_specs, identities
-from fastroute.clock import SYSTEM_CLOCK, sleep
+from fastroute.clock import SYSTEM_CLOCK, Clock
 from fastroute.config.schema import Config, Server
 from fastroute.control.memory import restore
 from fastroute.control.plane import ControlPlane
+from fastroute.descriptors import allow_for, room_for
 from fastroute.downstream.listener import QuietCuts, open_socket
 from fastroute.errors import ConfigError, FastrouteError
 from fastroute.handout import Handout, receive, send
@@ -50,6 +52,9 @@ WELL_AFTER_S: Final = 30.0
 #: After the grace time, children get this long before they are killed.
 KILL_AFTER_S: Final = 5.0
 CONTROL_STOP_S: Final = 30.0
+#: Who wants an end may say so twice at once: GNU timeout signals the supervisor, and then its process group. A signal
+#: that comes sooner than this after a drain has begun is the same order, a later one says that it takes too long.
+SAME_ORDER_S: Final = 1.0
 
 _CONTROL: Final = -1
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -76,6 +81,32 @@ class Child:
         return "control plane" if self.slot == _CONTROL else f"worker {self.slot}"
 
 
+class Orders:
+    """The signals that have come and were not looked at yet. clock: says when they came."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._came: list[tuple[int, int]] = []
+        self._counts_from_ns = 0
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """Note a signal. frame: what it has interrupted, for whoever calls handlers."""
+        self._came.append((number, self._clock.monotonic_ns()))
+
+    def begin_drain(self) -> None:
+        """Pass over what comes within `SAME_ORDER_S` from now on."""
+        self._counts_from_ns = self._clock.monotonic_ns() + int(SAME_ORDER_S * 1e9)
+
+    def __bool__(self) -> bool:
+        """Return whether any have come."""
+        return bool(self._came)
+
+    def take(self) -> set[int]:
+        """Return those that count, and forget all."""
+        came, self._came = self._came, []
+        return {number for number, at_ns in came if at_ns >= self._counts_from_ns}
+
+
 class Supervisor:
     """The process group. `run` returns the exit status."""
 
@@ -90,10 +121,9 @@ class Supervisor:
         self._read_again = read_again
         self._announce = announce
         self._children: list[Child] = []
-        self._signals: list[int] = []
+        self._orders = Orders(SYSTEM_CLOCK)
         self._draining = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain. Raises ServeError if it cannot start."""
@@ -118,7 +148,11 @@ class Supervisor:
         slots = slots_for(count_published(server.state_dir) + len(self._config.auth.keys))
         with _making(limits_path):
             self._limits = Table.create(limits_path, server.workers, moment, slots)
-        self._inherited = Inheritance(handout, segment_path, data, admin, self._life_read, tally, limits_path)
+        self._inherited = Inheritance(handout, segment_path, data, admin, tally, limits_path)
+        wanted = server.limits.max_connections
+        allow_for(wanted)
+        if "server.limits.max_connections" in self._config.given and (room := room_for(wanted)) < wanted:
+            log.warning("at most %d connections per worker: it may not open more files (ulimit -n)", room)
         if not ATOMIC and server.workers > 1:
             log.warning("the pure-Python core has no atomics: what %d workers count is not exact", server.workers)
         self._catch_signals()
@@ -128,6 +162,9 @@ class Supervisor:
         self._announce(self._config, data.getsockname()[1], admin.getsockname()[1])
         self._watch()
         status = self._drain(data)
+        # Nothing is left to be ended sooner, and the interpreter, when it ends, would give them back to the system.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         os.close(lock_fd)
         return status
 
@@ -136,7 +173,7 @@ class Supervisor:
     def _catch_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in _HANDLED:
-            signal.signal(number, lambda number, frame: self._signals.append(number))
+            signal.signal(number, self._orders.note)
 
     def _watch(self) -> None:
         """Restart children as they die, until told to stop."""
@@ -151,7 +188,7 @@ class Supervisor:
             self._wait(min(waiting, default=3600.0))
 
     def _told_to_stop(self) -> bool:
-        numbers, self._signals = self._signals, []
+        numbers = self._orders.take()
         if signal.SIGHUP in numbers and not self._draining:
             self._reload()
         return signal.SIGTERM in numbers or signal.SIGINT in numbers
@@ -193,11 +230,11 @@ class Supervisor:
         except OSError as error:
             # It is dying, or does not read: its successor starts with the new configuration.
             log.error("%s (pid %d) cannot be reached: %s; restarting it", child.name, child.pid, error.strerror)
-            os.kill(child.pid, signal.SIGTERM)
+            _dismiss(child)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until a signal comes or the time is up."""
-        if self._signals:
+        if self._orders:
             return
         select.select([self._wake_read], [], [], max(0.0, seconds))
         try:
@@ -249,11 +286,13 @@ class Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Terminals and service managers signal all processes at once. When a child ends is the supervisor's affair:
+            # readiness goes first, and the control plane last.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(self._life_write)
+            # Ours too: a channel ends with the supervisor only if nobody else holds its end of it.
             for other in self._children:
                 if other.channel is not None:
                     other.channel.close()
@@ -277,20 +316,30 @@ class Supervisor:
         """Readiness goes first, then the listeners, then requests finish, then the ledger is brought up to date."""
         drain = self._config.server.drain
         self._draining = True
+        self._orders.begin_drain()
         self._segment.set_word(DRAINING, 1)
         log.info("draining")
-        sleep(drain.readiness_delay_ms / 1000)
+        patient = self._hold(drain.readiness_delay_ms / 1000)
         data.close()
         workers = [child for child in self._children if child.slot != _CONTROL]
-        status = self._stop(workers, drain.grace_ms / 1000 + KILL_AFTER_S)
+        status = self._stop(workers, drain.grace_ms / 1000 + KILL_AFTER_S if patient else 0.0)
         control = [child for child in self._children if child.slot == _CONTROL]
         return max(status, self._stop(control, CONTROL_STOP_S))
+
+    def _hold(self, seconds: float) -> bool:
+        """Let time pass; return False, at once, when told to stop once more."""
+        end_s = _now_s() + seconds
+        while (left_s := end_s - _now_s()) > 0:
+            self._wait(left_s)
+            if self._told_to_stop():
+                return False
+        return True
 
     def _stop(self, children: list[Child], timeout_s: float) -> int:
         """Ask children to end and wait; kill those that do not. Returns 0 if all ended by themselves."""
         for child in children:
             if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
+                _dismiss(child)
         end_s = _now_s() + timeout_s
         status = 0
         while True:
@@ -311,11 +360,18 @@ class Supervisor:
             self._wait(min(1.0, end_s - _now_s()))
 
 
+def _dismiss(child: Child) -> None:
+    """Ask a child to end: it does when its channel ends, however young it was when it was asked."""
+    if child.channel is not None:
+        with contextlib.suppress(OSError):  # it is gone already
+            child.channel.shutdown(socket.SHUT_WR)
+
+
 def prefer_throughput() -> None:
     """Tell the kernel that threads of this process need not preempt each other when they wake up.
 
-    A request crosses threads several times; each crossing that preempts the thread it came from is a context switch
-    more. Needs no privilege; where it is refused, or not Linux, things stay as they are.
+    With Granian, a request crosses threads several times; each crossing that preempts the thread it came from is a
+    context switch more. Needs no privilege; where it is refused, or not Linux, things stay as they are.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -383,14 +439,6 @@ def _run_control(inherited: Inheritance) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-
-        def orphaned() -> None:
-            loop.remove_reader(inherited.life_fd)
-            stop.set()
-
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_reader(inherited.life_fd, orphaned)
         segment = Segment.open(inherited.segment_path)
         plane = ControlPlane(inherited.handout, segment, inherited.admin_socket, inherited.tally)
         if inherited.channel is not None:
@@ -400,6 +448,7 @@ def _run_control(inherited: Inheritance) -> None:
                 handout = receive(channel)
                 if handout is None:
                     loop.remove_reader(channel)
+                    stop.set()
                 else:
                     plane.reload(handout)
 

@@ -20,7 +20,7 @@ from fastroute.upstream.endpoint import Endpoint
 from fastroute.upstream.transport import Transport
 
 
-class Snapshot(msgspec.Struct, frozen=True, gc=False):
+class Snapshot(msgspec.Struct, frozen=True):
     """Everything a request needs to know."""
 
     generation: int

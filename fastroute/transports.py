@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fastroute._core._h1_errors import READ_BUFFER_BYTES
 from fastroute.clock import Clock
 from fastroute.config.schema import Provider
+from fastroute.outgoing import Outbox
 from fastroute.upstream.pool import Origin
 from fastroute.upstream.pool import Pool as ConnectionPool
 from fastroute.upstream.tls import client_context
@@ -40,9 +41,10 @@ def build_transports(
     clock: Clock,
     env: Mapping[str, str],
     old: Mapping[TransportKey, Transport],
+    outbox: Outbox | None = None,
 ) -> dict[TransportKey, Transport]:
     """Return one transport for each provider; those of `old` that will do are kept, with their connections."""
-    make = _TransportMaker(loop, clock, env)
+    make = _TransportMaker(loop, clock, env, outbox)
     keys = {transport_key(provider): provider for provider in providers}
     return {key: old[key] if key in old else make(provider) for key, provider in keys.items()}
 
@@ -50,8 +52,11 @@ def build_transports(
 class _TransportMaker:
     """Makes transports, which share one read buffer and one TLS context."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, env: Mapping[str, str], outbox: Outbox | None
+    ) -> None:
         self._loop = loop
+        self._outbox = outbox
         self._clock = clock
         self._env = env
         self._buffer = bytearray(READ_BUFFER_BYTES)
@@ -78,5 +83,7 @@ class _TransportMaker:
             return transport
         context = self._tls if url.scheme == "https" else None
         origin = Origin(url.hostname or "", url.port or (443 if context else 80), context)
-        pool = ConnectionPool(self._loop, origin, self._buffer, self._clock.monotonic_ns, provider.max_connections)
+        pool = ConnectionPool(
+            self._loop, origin, self._buffer, self._clock.monotonic_ns, provider.max_connections, self._outbox
+        )
         return FastTransport(pool, self._clock.monotonic_ns)

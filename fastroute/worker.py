@@ -1,12 +1,12 @@
-"""A worker process: one event loop, one Granian listener, one corridor."""
+"""A worker process: one event loop, one listener on the socket it was given, one corridor."""
 
 import asyncio
 import gc
 import logging
 import os
 import secrets
-import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ from fastroute.build import Surroundings, build_snapshot
 from fastroute.clock import SYSTEM_CLOCK, system_rng
 from fastroute.config.schema import Config
 from fastroute.context import Context
-from fastroute.downstream.http1.listener import DirectListener, LaneLimits
+from fastroute.descriptors import room_for
+from fastroute.downstream.http1.listener import DirectListener, LaneLimits, Refuse
 from fastroute.downstream.listener import Listener
 from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
@@ -33,6 +34,7 @@ from fastroute.gateway import Gateway
 from fastroute.handout import Handout, receive
 from fastroute.health.weighing import Weighing
 from fastroute.observe.access import AccessLog
+from fastroute.outgoing import Outbox
 from fastroute.routing.tally import Tally
 from fastroute.snapshot import Snapshot
 from fastroute.words import DRAINING
@@ -45,29 +47,29 @@ LAST_WORDS_S = 2.0
 #: How often to look whether a snapshot that was replaced is still in use.
 RETIRE_S = 1.0
 
-#: Requests leave no reference cycles behind, so the collector need not look for them after every few hundred objects.
+#: A request that is answered leaves no reference cycle behind; one that an exception ends may, for its traceback leads
+#: back to what it came through. So the collector has to look, but not after every few hundred objects.
 GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class Inheritance(NamedTuple):
-    """What the supervisor hands to a child: configuration, sockets, and the pipe that says it is alive.
+    """What the supervisor hands to a child: configuration, sockets, and a channel.
 
-    tally: of the rules. limits_path: the table of limits. channel: where configurations come from that are read later;
-    None while there is no child to send them to.
+    tally: of the rules. limits_path: the table of limits. channel: where configurations come from that are read later,
+    and whose end says that the child is to end, too; None while there is no child.
     """
 
     handout: Handout
     segment_path: str
     data_socket: socket.socket
     admin_socket: socket.socket
-    life_fd: int
     tally: Tally
     limits_path: str
     channel: socket.socket | None = None
 
 
 def run_worker(slot: int, inherited: Inheritance) -> None:
-    """Serve until SIGTERM or until the supervisor is gone; returns after the drain."""
+    """Serve until the supervisor ends the channel, or is gone; returns after the drain."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Worker(slot, inherited).run())
 
@@ -78,7 +80,6 @@ class _Worker:
         self._inherited = inherited
         self._config = inherited.handout.config
         self._segment = Segment.open(inherited.segment_path)
-        self._stopping = False
         self._closing: asyncio.Task[None] | None = None
         self._retiring: list[Snapshot] = []
 
@@ -93,7 +94,8 @@ class _Worker:
         keys = PublishedKeys(config.server.state_dir, self._segment)
         keys.refresh()
         random_bits = partial(rng.getrandbits, 64)
-        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, random_bits, os.environ, counts, limiter, keys)
+        outbox = Outbox(loop)
+        around = Surroundings(loop, self._segment, SYSTEM_CLOCK, random_bits, os.environ, counts, limiter, keys, outbox)
         limits = config.server.limits
         access = _open_access_log(config, loop)
         handout = self._inherited.handout
@@ -123,9 +125,9 @@ class _Worker:
             admission=admission,
         )
         weighing = Weighing(loop, lambda: gateway.snapshot, SYSTEM_CLOCK.monotonic_ns)
-        listener = self._listener(App(gateway, lambda: self._segment.word(DRAINING) == 0))
-        self._watch_signals(loop, listener, watch)
-        self._watch_channel(loop, gateway, watch, around, admission)
+        listener = self._listener(App(gateway, lambda: self._segment.word(DRAINING) == 0), outbox, gateway.reject)
+        stop = self._stopper(loop, listener, watch)
+        self._watch_channel(loop, gateway, watch, around, admission, stop)
         weighing.start()
         key_watch = KeyWatch(loop, keys, lambda: gateway.snapshot.heads.forget())
         key_watch.start()
@@ -144,15 +146,16 @@ class _Worker:
         if access is not None:
             access.close()
 
-    def _listener(self, app: App) -> Listener | DirectListener:
+    def _listener(self, app: App, outbox: Outbox, refuse: Refuse) -> Listener | DirectListener:
         server = self._config.server
         limits = server.limits
+        max_connections = room_for(limits.max_connections)
         if server.lane == "direct":
             return DirectListener(
                 app.serve,
                 self._inherited.data_socket,
                 LaneLimits(
-                    limits.max_connections,
+                    max_connections,
                     limits.max_header_bytes + limits.max_uri_bytes,
                     limits.header_timeout_ms / 1000,
                     limits.write_timeout_ms / 1000,
@@ -160,32 +163,30 @@ class _Worker:
                 ),
                 backlog=server.backlog,
                 wall_ns=SYSTEM_CLOCK.wall_ns,
+                outbox=outbox,
+                refuse=refuse,
             )
         return Listener(
             app,
             self._inherited.data_socket,
             backlog=server.backlog,
-            max_connections=limits.max_connections,
+            max_connections=max_connections,
             max_header_bytes=limits.max_header_bytes,
             header_timeout_ms=limits.header_timeout_ms,
         )
 
-    def _watch_signals(
+    def _stopper(
         self, loop: asyncio.AbstractEventLoop, listener: Listener | DirectListener, watch: Watch
-    ) -> None:
+    ) -> Callable[[], None]:
+        """Return what begins the drain; to be called once."""
+
         def stop() -> None:
-            if self._stopping:
-                return
-            self._stopping = True
-            loop.remove_reader(self._inherited.life_fd)
             listener.stop()
             grace_s = self._config.server.drain.grace_ms / 1000
             loop.call_later(grace_s, watch.drain)
             loop.call_later(grace_s + LAST_WORDS_S, os._exit, 0)
 
-        loop.add_signal_handler(signal.SIGTERM, stop)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_reader(self._inherited.life_fd, stop)
+        return stop
 
     def _watch_channel(
         self,
@@ -194,6 +195,7 @@ class _Worker:
         watch: Watch,
         around: Surroundings,
         admission: Admission,
+        stop: Callable[[], None],
     ) -> None:
         channel = self._inherited.channel
         if channel is None:
@@ -203,6 +205,7 @@ class _Worker:
             handout = receive(channel)
             if handout is None:
                 loop.remove_reader(channel)
+                stop()
                 return
             old = gateway.snapshot
             try:

@@ -76,9 +76,12 @@ def _write_json(path: Path, value: Any) -> str:
 
 
 def fastroute_config(
-    ground: Ground, name: str, port: int, admin_port: int, *, tls: bool, direct: bool
+    ground: Ground, name: str, port: int, admin_port: int, *, tls: bool, lane: str | None
 ) -> dict[str, Any]:
-    """Return what `fastroute serve` is given: authentication, two upstream keys, the rest as shipped."""
+    """Return what `fastroute serve` is given: authentication, two upstream keys, the rest as shipped.
+
+    lane: None for the default one.
+    """
     scheme, upstream = ("https", ground.tls_port) if tls else ("http", ground.port)
     return {
         "server": {
@@ -87,8 +90,8 @@ def fastroute_config(
             "workers": 1,
             "state_dir": str(ground.folder / f"{name}-state"),
             "admin": {"port": admin_port, "key": "sk-bench-admin"},
-            "lane": "direct" if direct else "granian",
             "limits": {"max_body_bytes": FASTROUTE_MAX_BODY_BYTES},
+            **({} if lane is None else {"lane": lane}),
         },
         "auth": {"keys": [{"id": "bench", "key": payloads.CLIENT_KEY, "tenant": "bench"}]},
         "providers": [
@@ -104,9 +107,10 @@ def fastroute_config(
 
 
 def _fastroute(ground: Ground, program: str, name: str) -> System:
-    tls, pure, direct = name == "fastroute-tls", name == "fastroute-pure", name == "fastroute-direct"
+    tls, pure = name == "fastroute-tls", name == "fastroute-pure"
+    lane = "granian" if name == "fastroute-granian" else None
     port, admin_port = ground.free_port(), ground.free_port()
-    document = fastroute_config(ground, name, port, admin_port, tls=tls, direct=direct)
+    document = fastroute_config(ground, name, port, admin_port, tls=tls, lane=lane)
     config = _write_json(ground.folder / f"{name}.json", document)
     env = {"SSL_CERT_FILE": str(ground.certificate)}
     if pure:
@@ -205,7 +209,7 @@ _MAKERS: Final[dict[str, tuple[str, _Maker]]] = {
     "nginx": ("nginx", _nginx),
     "envoy": ("envoy", _envoy),
     "fastroute": ("fastroute", _fastroute),
-    "fastroute-direct": ("fastroute", _fastroute),
+    "fastroute-granian": ("fastroute", _fastroute),
     "nginx-tls": ("nginx", _nginx),
     "fastroute-tls": ("fastroute", _fastroute),
     "fastroute-pure": ("fastroute", _fastroute),

@@ -3,7 +3,8 @@
 What an endpoint takes, found out from how it answers. A limit on requests in flight: AIMD on its refusals, or Gradient2
 (Netflix concurrency-limits) on the normalised time to the first token. And its quotas of requests and tokens, as its
 header fields tell them: they order candidates, they remove none. Changes of a cell are compare-and-swap, so with the
-compiled half they are exact over all workers; see `counters` for what the pure half can promise.
+compiled half they are exact over all workers; see `counters` for what the pure half can promise, where requests are
+counted as sent under the segment's lock.
 """
 
 from collections.abc import Mapping
@@ -62,7 +63,13 @@ from fastroute._core._counters_py import Segment
 from fastroute.interfaces import Allowance
 
 _LOW_32: Final = (1 << 32) - 1
-_TIMES: Final = {QUOTA_REQUESTS: QUOTA_REQUESTS_TIMES, QUOTA_TOKENS: QUOTA_TOKENS_TIMES}
+_MASK_64: Final = (1 << 64) - 1
+#: The ADAPTIVE cell, but for its state and its mark, of aimd where all has been answered and there is no limit.
+_SETTLED_BITS: Final = 3 << 2 | (REFUSED | ANSWERED) << 4 | _LOW_32 << 32
+_SETTLED: Final = AIMD << 2 | ANSWERED << 4
+#: Where an Allowance has what remains of the dimensions of a quota; the limit is before it, the time behind.
+_REQUESTS_REMAINING: Final = tuple(3 * dimension + 1 for dimension in REQUEST_DIMENSIONS)
+_TOKENS_REMAINING: Final = tuple(3 * dimension + 1 for dimension in TOKEN_DIMENSIONS)
 
 
 class Adaptive:
@@ -74,6 +81,7 @@ class Adaptive:
         Raises IndexError for a row that the segment does not have, ValueError for a setting out of bounds.
         """
         self.segment = segment
+        self._numbers = segment.numbers
         self._settings = dict(checked(settings, segment.endpoints))
         #: Whether any of them has a limit before anything is learnt.
         self.begins_limited = any(setting.initial or setting.maximum for setting in settings.values())
@@ -82,10 +90,16 @@ class Adaptive:
         """Count a request as sent; return its mark, which `leave` and `learn` want to have."""
         if row not in self._settings:
             return 0
-        sent = self.segment.add_cell(row, PACE, 1)
-        self._debit(row)
-        cell = self.segment.cell(row, ADAPTIVE)
-        if cell & 3 == COOLDOWN and self.segment.cell(row, COOLDOWN_UNTIL_MS) <= now_ms:
+        segment = self.segment
+        at = segment.shared_at(row)
+        words = segment.words
+        with segment.lock:
+            sent = words[at + PACE] + 1
+            words[at + PACE] = sent & _MASK_64
+            if words[at + QUOTA_REQUESTS] & _LOW_32:
+                words[at + QUOTA_REQUESTS] -= 1  # what remains, until an answer says better
+        cell = self._numbers[at + ADAPTIVE]
+        if cell & 3 == COOLDOWN and self._numbers[at + COOLDOWN_UNTIL_MS] <= now_ms:
             # One that fails has been forestalled by another worker.
             self.segment.cas_cell(row, ADAPTIVE, cell, cell & ~3 | LEARNING)
         return sent % MARKS
@@ -116,11 +130,12 @@ class Adaptive:
         """
         if row not in self._settings:
             return
-        since = (self.segment.cell(row, PACE) - mark) % MARKS
+        at = self.segment.shared_at(row)
+        since = (self._numbers[at + PACE] - mark) % MARKS
         if since >= MARKS // 2:
             since = 0
-        self._note(row, QUOTA_REQUESTS, REQUEST_DIMENSIONS, allowance, since, now_ms)
-        self._note(row, QUOTA_TOKENS, TOKEN_DIMENSIONS, allowance, 0, now_ms)
+        self._note(at + QUOTA_REQUESTS, at + QUOTA_REQUESTS_TIMES, _REQUESTS_REMAINING, allowance, since, now_ms)
+        self._note(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, _TOKENS_REMAINING, allowance, 0, now_ms)
 
     def excuse(self, row: int) -> None:
         """Note that the next refusal is not the fault of concurrency, because the provider says what it is about."""
@@ -147,16 +162,18 @@ class Adaptive:
         setting = self._settings.get(row)
         if setting is None:
             return ROOMY
-        return max(
-            self._left(row, QUOTA_REQUESTS, FEW_REQUESTS, setting, now_ms),
-            self._left(row, QUOTA_TOKENS, 1, setting, now_ms),
-        )
+        at = self.segment.shared_at(row)
+        percent = setting.headroom_percent
+        requests = self._left(at + QUOTA_REQUESTS, at + QUOTA_REQUESTS_TIMES, FEW_REQUESTS, percent, now_ms)
+        tokens = self._left(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, 1, percent, now_ms)
+        return requests if requests > tokens else tokens
 
     def view(self, row: int, now_ms: int) -> View | None:
         """Return what is known of an endpoint, None for one without a setting."""
         setting = self._settings.get(row)
         if setting is None:
             return None
+        at = self.segment.shared_at(row)
         word = self._word(row, setting, now_ms)
         until_ms = self.segment.cell(row, COOLDOWN_UNTIL_MS)
         state = word.state
@@ -174,8 +191,8 @@ class Adaptive:
             pace if setting.kind == GRADIENT2 else 0.0,
             max(0, until_ms - now_ms),
             self.headroom(row, now_ms),
-            self._quota(row, QUOTA_REQUESTS, now_ms),
-            self._quota(row, QUOTA_TOKENS, now_ms),
+            Quota(*self._quota(at + QUOTA_REQUESTS, at + QUOTA_REQUESTS_TIMES, now_ms)),
+            Quota(*self._quota(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, now_ms)),
         )
 
     # --- the limit
@@ -198,6 +215,8 @@ class Adaptive:
         """Let the limit of aimd grow, if it is in use."""
         while True:
             cell = self.segment.cell(row, ADAPTIVE)
+            if cell & _SETTLED_BITS == _SETTLED:
+                return
             old = unpack_word(cell)
             word = self._fresh_if(old, row, setting, now_ms)
             late = word.state == COOLDOWN or (
@@ -295,53 +314,53 @@ class Adaptive:
 
     # --- quotas
 
-    def _debit(self, row: int) -> None:
-        """Take a request that is sent off what remains."""
-        while True:
-            cell = self.segment.cell(row, QUOTA_REQUESTS)
-            if not cell & _LOW_32 or self.segment.cas_cell(row, QUOTA_REQUESTS, cell, cell - 1):
-                return
-
     def _note(
-        self, row: int, at: int, dimensions: tuple[int, ...], allowance: Allowance, since: int, now_ms: int
+        self, at: int, times_at: int, places: tuple[int, ...], allowance: Allowance, since: int, now_ms: int
     ) -> None:
         """Note the quota of which least is left, in proportion."""
-        known = self.segment.cell(row, at) >> 32
-        least: tuple[int, int, int] | None = None
-        for dimension in dimensions:
-            limit, remaining, reset_ms = allowance[3 * dimension : 3 * dimension + 3]
+        numbers = self._numbers
+        least_limit = least = -1
+        reset_ms = 0
+        for place in places:
+            remaining = allowance[place]
             if remaining < 0:
                 continue
-            remaining = min(remaining, MAX_QUOTA)
-            limit = min(limit, MAX_QUOTA) if limit >= 0 else max(remaining, known)
-            remaining = min(remaining, limit)
-            if least is None or remaining * least[0] < least[1] * limit:
-                least = limit, remaining, reset_ms
-        if least is None:
+            limit = allowance[place - 1]
+            if remaining > MAX_QUOTA:
+                remaining = MAX_QUOTA
+            if limit < 0:
+                limit = max(remaining, numbers[at] >> 32)
+            elif limit > MAX_QUOTA:
+                limit = MAX_QUOTA
+            if remaining > limit:
+                remaining = limit
+            if least < 0 or remaining * least_limit < least * limit:
+                least_limit, least, reset_ms = limit, remaining, allowance[place + 1]
+        if least < 0:
             return
-        limit, remaining, reset_ms = least
         reset_ms = DEFAULT_RESET_MS if reset_ms < 0 else min(reset_ms, MAX_RESET_MS)
-        self.segment.set_cell(row, at, limit << 32 | max(0, remaining - since))
-        self.segment.set_cell(row, _TIMES[at], now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS))
+        numbers[at] = least_limit << 32 | max(0, least - since)
+        numbers[times_at] = now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS)
 
-    def _quota(self, row: int, at: int, now_ms: int) -> Quota:
-        """Return a quota as it is now: what remained, and what has come back since at an even pace."""
-        cell = self.segment.cell(row, at)
+    def _quota(self, at: int, times_at: int, now_ms: int) -> tuple[int, int, int]:
+        """Return a `Quota` as it is now: what remained, and what has come back since at an even pace."""
+        cell = self._numbers[at]
         limit, remaining = cell >> 32, cell & _LOW_32
-        times = self.segment.cell(row, _TIMES[at])
+        times = self._numbers[times_at]
         left_ms = (times >> 24) - now_ms
-        if left_ms <= 0:
-            return Quota(limit, limit, 0)
+        if not limit or left_ms <= 0:
+            return limit, limit, 0
         span_ms = times & MAX_SPAN_MS
         if left_ms < span_ms:
             remaining += (limit - remaining) * (span_ms - left_ms) // span_ms
-        return Quota(limit, remaining, left_ms)
+        return limit, remaining, left_ms
 
-    def _left(self, row: int, at: int, few: int, setting: Setting, now_ms: int) -> int:
-        quota = self._quota(row, at, now_ms)
-        if not quota.limit:
-            return ROOMY
-        if quota.remaining < 1:
+    def _left(self, at: int, times_at: int, few: int, percent: int, now_ms: int) -> int:
+        cell = self._numbers[at]
+        limit, remaining = cell >> 32, cell & _LOW_32
+        if not limit or (remaining >= few and remaining * 100 >= limit * percent):
+            return ROOMY  # with what has come back since, all the more
+        limit, remaining, full_in_ms = self._quota(at, times_at, now_ms)
+        if remaining < 1:
             return USED_UP
-        low = quota.remaining * 100 < quota.limit * setting.headroom_percent
-        return LOW if low or (quota.remaining < few and quota.full_in_ms > 0) else ROOMY
+        return LOW if remaining * 100 < limit * percent or (remaining < few and full_in_ms > 0) else ROOMY

@@ -92,8 +92,10 @@ class Rendezvous:
             raise ValueError(f"candidates among {candidates.size} endpoints, not {len(self._nodes)}")
         weights, loads = [], []
         total = 0.0
+        if candidates.positions:
+            candidates.segment.check_open()
         for position in candidates.positions:
-            weight = candidates.weight(position, now_ms)
+            weight = candidates.weight_of(position, now_ms)
             weights.append(weight if weight > 0.0 else 0.0)
             total += weights[-1]
             loads.append(max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT)))

@@ -27,12 +27,13 @@ def thompson(candidates: Candidates, bits: int, now_ms: int, tau_ms: int) -> int
     if len(positions) <= 1:
         return positions[0] if positions else -1
     random = _Random(bits)
+    candidates.segment.check_open()
     if random.unit() < min(FLOOR * len(positions), MAX_FLOOR):
         return _draw(candidates, random, now_ms, -1)[0]
-    highest = max(candidates.weight(position, now_ms) for position in positions)
+    highest = max(candidates.weight_of(position, now_ms) for position in positions)
     best, best_won, best_lost = -1, 0.0, 1.0
     for position in positions:
-        weight = candidates.weight(position, now_ms)
+        weight = candidates.weight_of(position, now_ms)
         if weight < highest and random.unit() * highest >= weight:
             continue
         successes, failures = posterior(candidates.segment, candidates.rows[position], now_ms, tau_ms)

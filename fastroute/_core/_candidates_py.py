@@ -36,9 +36,9 @@ from fastroute._core._candidates_gates import (
 from fastroute._core._channel_rules import LOOK, MODEL_NOT_FOUND, QUOTA_EXHAUSTED
 from fastroute._core._counters_file import (
     ADAPTIVE,
+    CELLS,
     COOLDOWN_UNTIL_MS,
     KEY_STATE,
-    LINE,
     MODEL_STATE,
     QUOTA_REQUESTS,
     QUOTA_TOKENS,
@@ -130,6 +130,8 @@ class Candidates:
         same_segment(adaptive, segment)
         self.adaptive = adaptive
         self.rows = [checked_row(row, segment.endpoints) for row in rows]
+        #: Where in the segment the cells of their rows begin; whoever goes there asks first whether it is open.
+        self.starts = [segment.first_shared + row * CELLS for row in self.rows]
         self.weights = [float(weight) for weight in weights]
         self.max_weight = max(self.weights, default=0.0)
         self._ranks = list(ranks)
@@ -138,6 +140,11 @@ class Candidates:
         self._capabilities = list(capabilities)
         self._context_windows = list(context_windows)
         self._max_outputs = list(max_outputs)
+        #: Those that are unsuitable for nobody who has no wish in particular.
+        self._boundless = [
+            weight > 0.0 and not window and not ceiling
+            for weight, window, ceiling in zip(self.weights, context_windows, max_outputs, strict=True)
+        ]
         self._input_prices = list(input_prices)
         self._output_prices = list(output_prices)
         self.key_rows = checked_keys(key_rows, self.size, segment.endpoints)
@@ -174,6 +181,7 @@ class Candidates:
         """Find the candidates of the best order and rank that have any, those with headroom if there are such; return
         their number.
         """
+        self.segment.check_open()
         self._slow_start_ms = need.slow_start_ms
         self.panicking = False
         passed = self._through(need)
@@ -192,7 +200,7 @@ class Candidates:
     def why(self, position: int, need: Need) -> int:
         """Return the number of the gate that removes an endpoint, PASSED if none does."""
         fate = self._unsuitable(checked_position(position, self.size), need)
-        return fate or self._unavailable(position, self.segment.cells(self.rows[position], 0, LINE), need.now_ms)
+        return fate or self._unavailable(position, self.segment.shared_at(self.rows[position]), need.now_ms)
 
     def set_factor(self, position: int, factor: float) -> None:
         """Multiply an endpoint's weight, until further notice, by what its health is worth: above 0, at most 1."""
@@ -201,11 +209,17 @@ class Candidates:
     def weight(self, position: int, now_ms: int) -> float:
         """Return the weight in force: less than the configured one in a slow start or in poor health."""
         checked_position(position, self.size)
+        self.segment.check_open()
+        return self.weight_of(position, now_ms)
+
+    def weight_of(self, position: int, now_ms: int) -> float:
+        """Return what `weight` does, of a candidate, without a look at whether it is one."""
         weight = self.weights[position] * self._factors[position]
-        if self._slow_start_ms:
-            began = self.segment.cell(self.rows[position], SLOW_START_MS)
-            if began and now_ms - began < self._slow_start_ms:
-                weight *= max(SLOW_START_FLOOR, (now_ms - began) / self._slow_start_ms)
+        slow_start_ms = self._slow_start_ms
+        if slow_start_ms:
+            began = self.segment.numbers[self.starts[position] + SLOW_START_MS]
+            if began and now_ms - began < slow_start_ms:
+                weight *= max(SLOW_START_FLOOR, (now_ms - began) / slow_start_ms)
         return weight
 
     def _through(self, need: Need) -> int:
@@ -216,27 +230,30 @@ class Candidates:
         positions: list[int] = []
         best: tuple[int, int, int] | None = None
         passed = 0
+        now_ms, orders, adaptive = need.now_ms, need.order, self.adaptive
+        numbers, starts, boundless = self.segment.numbers, self.starts, self._boundless
+        plain = orders is None and not (need.tried or need.capabilities or need.regions) and need.max_cost_pico < 0
         for position in range(self.size):
-            fate = self._unsuitable(position, need)
+            at = starts[position]
+            fate = PASSED if plain and boundless[position] else self._unsuitable(position, need)
             if fate == PASSED:
-                line = self.segment.cells(self.rows[position], 0, LINE)
-                fate = self._unavailable(position, line, need.now_ms)
+                fate = self._unavailable(position, at, now_ms)
             if fate != PASSED:
                 self._removed[fate] += 1
                 if fate >= KEY:
-                    self._note_return(position, fate, need.now_ms)
+                    self._note_return(position, fate, now_ms)
                 continue
             passed += 1
-            order = need.order[self._providers[position]] if need.order is not None else 1
+            order = orders[self._providers[position]] if orders is not None else 1
             headroom = ROOMY
-            if self.adaptive is not None and (line[QUOTA_REQUESTS] or line[QUOTA_TOKENS]):
-                headroom = self.adaptive.headroom(self.rows[position], need.now_ms)
+            if adaptive is not None and (numbers[at + QUOTA_REQUESTS] or numbers[at + QUOTA_TOKENS]):
+                headroom = adaptive.headroom(self.rows[position], now_ms)
             group = (order, self._ranks[position], headroom)
-            if best is None or group < best:
-                best = group
-                positions = []
             if group == best:
                 positions.append(position)
+            elif best is None or group < best:
+                best = group
+                positions = [position]
         self.positions = positions
         return passed
 
@@ -244,19 +261,21 @@ class Candidates:
         """Return the first of the gates that a request cannot pass at any time, PASSED if there is none."""
         if need.tried and position in need.tried[:_MAX_TRIED]:
             return TRIED
-        if need.order is not None:
+        orders = need.order
+        if orders is not None:
             provider = self._providers[position]
-            if need.order[provider] == 0:
+            if orders[provider] == 0:
                 return need.stages[provider] if need.stages is not None else REQUEST
         if not self.weights[position] > 0.0:
             return DRAINED
         if need.capabilities & ~self._capabilities[position]:
             return CAPABILITY
+        output_tokens = need.output_tokens
         window = self._context_windows[position]
-        if window and need.prompt_tokens + need.output_tokens > window:
+        if window and need.prompt_tokens + output_tokens > window:
             return CONTEXT
         ceiling = self._max_outputs[position]
-        if ceiling and need.output_tokens > ceiling:
+        if ceiling and output_tokens > ceiling:
             return OUTPUT
         if need.regions and not need.regions >> self._regions[position] & 1:
             return REGION
@@ -264,21 +283,22 @@ class Candidates:
             return COST
         return PASSED
 
-    def _unavailable(self, position: int, line: Sequence[int], now_ms: int) -> int:
+    def _unavailable(self, position: int, at: int, now_ms: int) -> int:
         """Return the first of the gates that it cannot pass now, PASSED if there is none.
 
-        line: the first cells of the endpoint's row; nearly always, nothing is known there.
+        at: where the cells of its row begin; nearly always, nothing is known there.
         """
-        if line[KEY_STATE] >= LOOK:
+        numbers = self.segment.numbers
+        if numbers[at + KEY_STATE] >= LOOK:
             fate = self._channel(self.rows[position], now_ms)
             if fate != PASSED:
                 return fate
-        if (line[BREAKER_CELL] or self.key_rows[position] != NO_KEY) and self._back_ms(position, now_ms):
+        if (numbers[at + BREAKER_CELL] or self.key_rows[position] != NO_KEY) and self._back_ms(position, now_ms):
             return BREAKER
-        if line[COOLDOWN_UNTIL_MS] > now_ms:
+        if numbers[at + COOLDOWN_UNTIL_MS] > now_ms:
             return COOLDOWN
         limits = self.adaptive
-        if limits is None or not (limits.begins_limited or line[ADAPTIVE] >> 32):
+        if limits is None or not (limits.begins_limited or numbers[at + ADAPTIVE] >> 32):
             return PASSED
         return FULL if limits.full(self.rows[position], now_ms) else PASSED
 
@@ -316,7 +336,7 @@ class Candidates:
         return max(back_ms, self._opens_ms(key_row, KEY_PROBES, now_ms))
 
     def _opens_ms(self, row: int, probes: int, now_ms: int) -> int:
-        word = self.segment.cell(row, BREAKER_CELL) % (1 << 64)
+        word = self.segment.words[self.segment.shared_at(row) + BREAKER_CELL]
         state = word & 3
         if state not in (_OPEN, _HALF_OPEN) or word >> 24 <= now_ms:
             return 0

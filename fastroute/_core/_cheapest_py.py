@@ -43,6 +43,7 @@ class Cheapest:
         if len(candidates.positions) <= 1:
             return candidates.positions[0] if candidates.positions else -1
         random = _Random(bits)
+        candidates.segment.check_open()
         costs: dict[int, tuple[float, float]] = {}
         limit = math.inf
         for position in candidates.positions:
@@ -56,7 +57,7 @@ class Cheapest:
         for position, (cost, tries) in costs.items():
             if cost > limit:
                 continue
-            weight = candidates.weight(position, now_ms)
+            weight = candidates.weight_of(position, now_ms)
             in_flight = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT))
             load = (in_flight + 1) * tries / weight
             if best < 0 or load < least:
@@ -77,9 +78,8 @@ class Cheapest:
         """Return how many attempts a success is expected to take."""
         good = failed = 0
         epoch = now_ms // self._bucket_ms
-        first = segment._shared_at(row, WINDOW_0)
-        for word in segment._cells[first : first + WINDOW_BUCKETS]:
-            # A bucket's epoch fills the cell to the sign, which the remainder takes away.
+        first = segment.shared_at(row) + WINDOW_0
+        for word in segment.words[first : first + WINDOW_BUCKETS]:
             if word and (epoch - (word >> 40)) % _EPOCHS < WINDOW_BUCKETS:
                 good += word >> 20 & _FULL
                 failed += word & _FULL

@@ -385,6 +385,7 @@ cdef class _Connection:
     cdef object _loop
     cdef object _buffer
     cdef object _drop
+    cdef object _outbox
     cdef object _waiter
     cdef object _drainer
     cdef bytes _partial
@@ -401,8 +402,9 @@ cdef class _Connection:
     cdef State _state
     cdef ChunkedDecoder _chunks
 
-    def __init__(self, loop, bytearray buffer, drop=frozenset()):
+    def __init__(self, loop, bytearray buffer, drop=frozenset(), outbox=None):
         self._loop = loop
+        self._outbox = outbox
         self._buffer = buffer
         self._drop = drop
         self._chunks = ChunkedDecoder()
@@ -498,13 +500,15 @@ cdef class _Connection:
         """End the exchange: the owner takes the connection back. Later calls do nothing."""
         if self._leased:
             self._leased = False
+            # Where it was raised leads back to here.
+            self.error = None
             if self.owner is not None:
                 self.owner.give(self)
 
     # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport):
-        self.transport = transport
+        self.transport = transport if self._outbox is None else self._outbox.take_over(transport)
 
     def get_buffer(self, sizehint):
         return self._buffer
@@ -540,6 +544,8 @@ cdef class _Connection:
             self._fail(UpstreamError("closed", "the connection was closed"))
         self.write_paused = False
         self._let_write()
+        # uvloop's TLS keeps our methods: with this the two would keep each other, and a buffer of 256 KiB.
+        self.transport = None
         if self.owner is not None:
             self.owner.connection_closed(self)
 

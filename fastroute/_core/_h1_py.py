@@ -6,7 +6,7 @@ response. A frame that RFC 9112 does not allow is an `UpstreamError("malformed")
 
 import asyncio
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Final
 
 from fastroute._core._h1_errors import (
@@ -28,10 +28,18 @@ _UNSEEN: Final = -3
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([0-9]{3}) ([\t\x20-\x7e\x80-\xff]*)")
 # RFC 9110: field-name is a token, field-value holds VCHAR, obs-text, SP and HTAB. 128 bytes bound a name.
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+# The same of every line, the blanks behind a value left out.
+_FIELDS = re.compile(
+    rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}):[ \t]*+([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff]|)[ \t]*+\r\n",
+    re.MULTILINE,
+)
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+# The line of a chunk without an extension, of a size that cannot be too large.
+_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _EXTENSION = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _KEPT_TOKENS = frozenset({b"close", b"keep-alive", b"content-length", b"content-type"})
 
 
@@ -42,6 +50,9 @@ def _malformed(message: str) -> UpstreamError:
 def _head_end(data: bytes, base: int, line: int) -> tuple[int, int]:
     """Return (end, line) relative to `base`: the offset after the blank line or -1, and where to go on looking."""
     start = base + line
+    blank = -1 if data.startswith(b"\r\n", start) else data.find(b"\r\n\r\n", start)
+    if blank >= 0 and data.count(b"\n", start, blank) == data.count(b"\r\n", start, blank):
+        return blank + 4 - base, line
     while True:
         newline = data.find(b"\n", start)
         if newline < 0:
@@ -56,6 +67,8 @@ def _head_end(data: bytes, base: int, line: int) -> tuple[int, int]:
 
 
 def _status_line(line: bytes) -> tuple[int, bool]:
+    if line == b"HTTP/1.1 200 OK":
+        return 200, True
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise _malformed("malformed status line")
@@ -65,40 +78,53 @@ def _status_line(line: bytes) -> tuple[int, bool]:
     return status, match[1] == b"1"
 
 
+def _fields(head: bytes, start: int, count: int) -> Iterable[Header]:
+    """Return names and values of the `count` fields that begin at `start`; ends with an error where one is none."""
+    fields: list[Header] = _FIELDS.findall(head, start, len(head) - 2)
+    return fields if len(fields) == count else _field_by_field(head[start:-4].split(b"\r\n"))
+
+
+def _field_by_field(lines: list[bytes]) -> Iterator[Header]:
+    for line in lines:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise _malformed("malformed response header")
+        yield match[1], match[2].rstrip(b" \t")
+
+
 def _parse_head(head: bytes, drop: Container[bytes]) -> tuple[int, list[Header], int, bool]:
     """Parse a complete head, blank line included; return (status, headers, length, keep_alive)."""
-    lines = head[:-4].split(b"\r\n")
-    status, keep_alive = _status_line(lines[0])
+    first = head.find(b"\r\n")
+    status, keep_alive = _status_line(head[:first])
     http10 = not keep_alive
-    if len(lines) - 1 > MAX_HEADERS:
+    count = head.count(b"\n") - 2
+    if count > MAX_HEADERS:
         raise _malformed("too many response headers")
     headers: list[Header] = []
     chunked = False
     length = _UNSEEN
     connection: bytes | None = None
-    for line in lines[1:]:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise _malformed("malformed response header")
-        name, value = match[1].lower(), match[2].rstrip(b" \t")
-        if name == b"content-length":
+    for name, value in _fields(head, first + 2, count):
+        name = name.lower()
+        if name not in _FRAMING:
+            if name not in drop:
+                headers.append((name, value))
+        elif name == b"content-length":
             if length != _UNSEEN or not _DIGITS.fullmatch(value):
                 raise _malformed("malformed or repeated content-length")
             length = int(value)
+            if name not in drop:
+                headers.append((name, value))
         elif name == b"transfer-encoding":
             if chunked or value.lower() != b"chunked":
                 raise _malformed("unsupported transfer-encoding")
             chunked = True
-            continue
-        elif name == b"connection":
+        else:
             connection = value.lower() if connection is None else connection + b"," + value.lower()
-            continue
-        if name not in drop:
-            headers.append((name, value))
     length = _body_length(status, length, chunked, http10)
     if length == UNTIL_CLOSE:
         keep_alive = False
-    if connection is not None:
+    if connection is not None and (connection != b"keep-alive" or http10):
         keep_alive, headers = _apply_connection(connection, headers, keep_alive, http10, length)
     return status, headers, length, keep_alive
 
@@ -172,9 +198,18 @@ class ChunkedDecoder:
                 i += len(piece)
                 if self._left == 0:
                     self._state = "data-end"
-            else:
+                continue
+            plain = _PLAIN_SIZE.match(data, i) if self._state == "size" and not self._line else None
+            if plain is None:
                 i = self._line_feed(data, i)
-        return b"".join(out), i
+                continue
+            i, size = plain.end(), int(plain[1], 16)
+            if size and data.startswith(b"\r\n", i + size):
+                out.append(data[i : i + size])
+                i += size + 2
+            else:
+                self._begin(size)
+        return out[0] if len(out) == 1 else b"".join(out), i
 
     def _line_feed(self, data: bytes, i: int) -> int:
         """Take a line, or the part of it that has come, and act on it; return the offset after it."""
@@ -217,14 +252,17 @@ class ChunkedDecoder:
 
     def _act(self, content: bytes) -> None:
         if self._state == "size":
-            self._left = int(content.partition(b";")[0], 16)
-            self._state = "data" if self._left else "trailer"
+            self._begin(int(content.partition(b";")[0], 16))
         elif self._state == "data-end":
             self._state = "size"
         elif content:
             self._trailer += len(content) + 1
         else:
             self.done = True
+
+    def _begin(self, size: int) -> None:
+        self._left = size
+        self._state = "data" if size else "trailer"
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -239,7 +277,11 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, buffer: bytearray, drop: Container[bytes] = frozenset()
+        self,
+        loop: asyncio.AbstractEventLoop,
+        buffer: bytearray,
+        drop: Container[bytes] = frozenset(),
+        outbox: Any = None,
     ) -> None:
         self.transport: Any = None
         self.owner: Any = None
@@ -256,6 +298,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._view = memoryview(buffer)
         self._drop = drop
+        self._outbox = outbox
         self._waiter: asyncio.Future[None] | None = None
         self._drainer: asyncio.Future[None] | None = None
         self._partial = b""
@@ -352,6 +395,8 @@ class Connection(asyncio.BufferedProtocol):
         """End the exchange: the owner takes the connection back. Later calls do nothing."""
         if self._leased:
             self._leased = False
+            # Where it was raised leads back to here.
+            self.error = None
             if self.owner is not None:
                 self.owner.give(self)
 
@@ -359,7 +404,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = transport
+        self.transport = transport if self._outbox is None else self._outbox.take_over(transport)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         """Return the loop's shared read buffer."""
@@ -394,6 +439,8 @@ class Connection(asyncio.BufferedProtocol):
         if self.error is None and not self.complete:
             self._fail(UpstreamError("closed", "the connection was closed"))
         self.resume_writing()
+        # uvloop's TLS keeps our methods: with this the two would keep each other, and a buffer of 256 KiB.
+        self.transport = None
         if self.owner is not None:
             self.owner.connection_closed(self)
 
@@ -443,7 +490,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._left == UNTIL_CLOSE:
             self._keep(data)
             return b""
-        body, rest = data[: self._left], data[self._left :]
+        body, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
         self._keep(body)
         self._left -= len(body)
         if self._left == 0:
@@ -520,4 +567,5 @@ class Connection(asyncio.BufferedProtocol):
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
-        self._let_write()
+        if self._drainer is not None:
+            self._let_write()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Iterable
+from functools import lru_cache
 from typing import Final
 
 from fastroute._core._heads_flags import (
@@ -18,6 +19,8 @@ from fastroute._core._heads_flags import (
 Header = tuple[bytes, bytes]
 
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_FIELD: Final = b": ".join
+_FLAGS: Final = {b"content-type": TYPED, b"x-request-id": IDENTIFIED, b"content-encoding": ENCODED}
 
 
 def find_head(data: bytes) -> tuple[int, bytes, bytes]:
@@ -30,16 +33,15 @@ def find_head(data: bytes) -> tuple[int, bytes, bytes]:
     end = data.find(b"\r\n\r\n") + 4
     if end < 4:
         return -1, b"", b""
-    head = data[:end]
-    starts = [head.find(field) for field in LENGTH_FIELDS]
-    start = min((at for at in starts if at >= 0), default=-1)
+    upper, lower = data.find(LENGTH_FIELDS[0], 0, end), data.find(LENGTH_FIELDS[1], 0, end)
+    start = upper if lower < 0 or 0 <= upper < lower else lower
     if start >= 0:
         start += len(LENGTH_FIELDS[0])
-        stop = head.find(b"\r\n", start)
-        digits = head[start:stop]
+        stop = data.find(b"\r\n", start)
+        digits = data[start:stop]
         if digits.isdigit() and len(digits) <= MAX_LENGTH_DIGITS:
-            return end, head[:start] + head[stop:], digits
-    return end, head, b""
+            return end, data[:start] + data[stop:end], digits
+    return end, data[:end], b""
 
 
 def head_key(headers: Iterable[Header]) -> tuple[bytes, int]:
@@ -75,20 +77,8 @@ def answer_head(line: bytes, headers: list[Header], date_line: bytes) -> tuple[b
 
     content-length: -1 if there is none. `date_line` is added where there is no date.
     """
-    parts = [line]
-    length = -1
-    closes = dated = False
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-        if name == b"date":
-            dated = True
-        elif name == b"content-length":
-            length = int(value)
-        elif name == b"connection" and value == b"close":
-            closes = True
-    if not dated:
-        parts.append(date_line)
-    return b"".join(parts), length, closes
+    lines, length, connections = _answer_lines(line, headers, date_line)
+    return lines, length, b"close" in connections
 
 
 def whole_answer(line: bytes, headers: list[Header], date_line: bytes, body: bytes) -> bytes:
@@ -96,24 +86,38 @@ def whole_answer(line: bytes, headers: list[Header], date_line: bytes, body: byt
 
     What that is, `answer_head` says.
     """
-    if any(name == b"connection" for name, _ in headers):
-        return b""
-    lines, length, _ = answer_head(line, headers, date_line)
-    return lines + b"\r\n" + body if length == len(body) else b""
+    lines, length, connections = _answer_lines(line, headers, date_line)
+    return b"" if connections or length != len(body) else lines + b"\r\n" + body
+
+
+def _answer_lines(line: bytes, headers: list[Header], date_line: bytes) -> tuple[bytes, int, list[bytes]]:
+    """Return (status line and fields, content-length, what its connection fields say) of an answer."""
+    # A field is a name and a value: made a line, and looked for by its name, without a step of Python's for each.
+    last = dict(headers)
+    lines = line + b"\r\n".join((*map(_FIELD, headers), b"" if b"date" in last else date_line))
+    connections = [value for name, value in headers if name == b"connection"] if b"connection" in last else []
+    return lines, int(last.get(b"content-length", -1)), connections
 
 
 def answer_flags(headers: Iterable[Header]) -> int:
     """Return what the fields of an answer say, as a sum of `_heads_flags`."""
     flags = 0
     for name, value in headers:
-        if name == b"content-type":
-            events = value[: len(EVENT_STREAM)].lower() == EVENT_STREAM
-            flags = flags & ~EVENTS | TYPED | (EVENTS if events else 0)
-        elif name == b"x-request-id":
-            flags |= IDENTIFIED
-        elif name == b"content-encoding":
-            if value.lower() != b"identity":
-                flags |= ENCODED
-        elif name[:1] in (b"x", b"r", b"a") and b"limit" in name:
-            flags |= LIMITS
+        about = _about(name)
+        if not about:
+            continue
+        if about == TYPED:
+            flags = flags & ~EVENTS | TYPED
+            if value[: len(EVENT_STREAM)].lower() == EVENT_STREAM:
+                flags |= EVENTS
+        elif about != ENCODED or value.lower() != b"identity":
+            flags |= about
     return flags
+
+
+@lru_cache(maxsize=1024)
+def _about(name: bytes) -> int:
+    """Return the one of the flags that a field of this name may set, 0 for any other field."""
+    if name[:1] in (b"x", b"r", b"a") and b"limit" in name:
+        return LIMITS
+    return _FLAGS.get(name, 0)

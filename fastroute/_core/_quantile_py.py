@@ -145,6 +145,7 @@ class Quantiles:
         if len(candidates.positions) <= 1:
             return candidates.positions[0] if candidates.positions else -1
         random = _Random(bits)
+        candidates.segment.check_open()
         exploring = random.unit() < EXPLORED
         enough = ENOUGH / (1.0 - q)
         prior = self._prior(candidates, q, now_ms)
@@ -153,7 +154,7 @@ class Quantiles:
         for position in candidates.positions:
             estimate, seen = self._cached(position)
             expected = blended(estimate, seen, prior, enough)
-            weight = candidates.weight(position, now_ms)
+            weight = candidates.weight_of(position, now_ms)
             in_flight = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT))
             load = (in_flight + 1) / weight
             cost = expected * load

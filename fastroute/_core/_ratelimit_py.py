@@ -68,30 +68,25 @@ def read_allowance(headers: list[Header], wall_ms: int) -> Allowance | None:
     Of several fields for one thing the first counts; one that does not name its dimension is about requests, where
     no other is. Requests and tokens whose renewal would take hours or weeks are those of a day or a month.
     """
-    found: list[int] | None = None
+    placed = [(place, value) for name, value in headers if (place := _place(name)) >= 0]
+    if not placed:
+        return None
+    found = [-1] * (3 * (DIMENSIONS + 1))
     in_units = [False] * (DIMENSIONS + 1)
-    for name, value in headers:
-        place = _place(name)
-        if place < 0:
-            continue
-        if found is None:
-            found = [-1] * (3 * (DIMENSIONS + 1))
+    for place, value in placed:
         if found[place] >= 0:
             continue
         if place % 3 == _RESET:
             found[place], in_units[place // 3] = _time(value.strip(b" \t"), wall_ms)
         else:
             found[place] = _count(value.strip(b" \t"))
-    if found is None:
-        return None
     if max(found[:3]) < 0:
         found[:3] = found[3 * _BARE :]
     if in_units[REQUESTS_LEFT]:
         _move(found, REQUESTS_LEFT, DAY_REQUESTS_LEFT)
     if in_units[TOKENS_LEFT] and found[3 * TOKENS_LEFT + _RESET] > LONG_MS:
         _move(found, TOKENS_LEFT, DAY_TOKENS_LEFT)
-    allowance = Allowance(*found[: 3 * DIMENSIONS])
-    return allowance if max(allowance) >= 0 else None
+    return Allowance(*found[: 3 * DIMENSIONS]) if max(found[: 3 * DIMENSIONS]) >= 0 else None
 
 
 @lru_cache(maxsize=1024)
@@ -134,6 +129,8 @@ def _kind_last(tail: bytes) -> int:
 
 
 def _count(value: bytes) -> int:
+    if value.isdigit() and len(value) <= MAX_DIGITS:
+        return int(value)
     match = _NUMBER.fullmatch(value)
     return int(match[1]) if match is not None else -1
 

@@ -4,11 +4,11 @@ A choice is made among the positions of a `Candidates` after its `gate`; none gi
 which the low 64 bits count; a choice that needs more draws them from there by splitmix64 (Steele et al. 2014).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import index
 from typing import Final
 
-from fastroute._core._attempts_py import _decayed, _unpack, expected_load
+from fastroute._core._attempts_py import decayed_cost, expected_load
 from fastroute._core._candidates_py import Candidates
 from fastroute._core._counters_file import COST, IN_FLIGHT, WORK
 
@@ -19,30 +19,32 @@ MAX_WEIGHT: Final = 1_000_000_000
 ALIKE: Final = 1.5
 
 _MASK_64: Final = (1 << 64) - 1
+_ULP: Final = 1.0 / 9007199254740992.0
 #: After this many rejections a draw by weight looks at every candidate instead.
 _MAX_DRAWS: Final = 64
 
 
 class _Random:
-    """splitmix64."""
+    """splitmix64. `next`: 64 random bits."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("next",)
 
     def __init__(self, bits: int) -> None:
-        self._state = bits & _MASK_64
-
-    def next(self) -> int:
-        self._state = self._state + 0x9E3779B97F4A7C15 & _MASK_64
-        z = self._state
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
-        return z ^ z >> 31
+        self.next = _splitmix64(bits).__next__
 
     def below(self, n: int) -> int:
         return self.next() * n >> 64
 
     def unit(self) -> float:
-        return (self.next() >> 11) * (1.0 / 9007199254740992.0)
+        return (self.next() >> 11) * _ULP
+
+
+def _splitmix64(state: int) -> Iterator[int]:
+    while True:
+        state = state + 0x9E3779B97F4A7C15 & _MASK_64
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
+        yield z ^ z >> 31
 
 
 class RoundRobin:
@@ -143,9 +145,10 @@ class SmoothWeightedRoundRobin:
 def least_connections(candidates: Candidates, bits: int, now_ms: int) -> int:
     """Return the candidate with the least in flight for its weight, over all workers; equals by weight at random."""
     random = _Random(bits)
+    candidates.segment.check_open()
     best, least, tied = -1, 0.0, 0.0
     for position in candidates.positions:
-        weight = candidates.weight(position, now_ms)
+        weight = candidates.weight_of(position, now_ms)
         cost = max(0, candidates.segment.total(candidates.rows[position], IN_FLIGHT)) / weight
         if best < 0 or cost < least:
             best, least, tied = position, cost, weight
@@ -165,9 +168,15 @@ def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
     count = len(candidates.positions)
     if count <= 1:
         return candidates.positions[0] if count else -1
+    candidates.segment.check_open()
     random = _Random(bits)
     first, first_weight = _draw(candidates, random, now_ms, -1)
-    second, second_weight = _draw(candidates, random, now_ms, first)
+    if count == 2:
+        # However often it takes to draw the other one, what has been drawn in vain decides nothing.
+        second = candidates.positions[first == candidates.positions[0]]
+        second_weight = candidates.weight_of(second, now_ms)
+    else:
+        second, second_weight = _draw(candidates, random, now_ms, first)
     mean = (first_weight + second_weight) / 2.0
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)
     second_load = _load(candidates, second, second_weight / mean, now_ms, decay_ms)
@@ -181,6 +190,7 @@ def weighted_random(candidates: Candidates, bits: int, now_ms: int) -> int:
     count = len(candidates.positions)
     if count <= 1:
         return candidates.positions[0] if count else -1
+    candidates.segment.check_open()
     return _draw(candidates, _Random(bits), now_ms, -1)[0]
 
 
@@ -190,16 +200,17 @@ def _draw(candidates: Candidates, random: _Random, now_ms: int, but: int) -> tup
     Return it with its weight.
     """
     positions = candidates.positions
+    count, bits = len(positions), random.next
     for _ in range(_MAX_DRAWS):
-        drawn = positions[random.below(len(positions))]
+        drawn = positions[bits() * count >> 64]
         if drawn == but:
             continue
-        tried = random.unit() * candidates.max_weight
-        weight = candidates.weight(drawn, now_ms)
+        tried = (bits() >> 11) * _ULP * candidates.max_weight
+        weight = candidates.weight_of(drawn, now_ms)
         if tried < weight:
             return drawn, weight
     drawn = _draw_from_all(candidates, random, now_ms, but)
-    return drawn, candidates.weight(drawn, now_ms)
+    return drawn, candidates.weight_of(drawn, now_ms)
 
 
 def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: int) -> int:
@@ -207,10 +218,10 @@ def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: in
     others = [position for position in candidates.positions if position != but]
     total = 0.0
     for position in others:
-        total += candidates.weight(position, now_ms)
+        total += candidates.weight_of(position, now_ms)
     left = random.unit() * total
     for position in others:
-        left -= candidates.weight(position, now_ms)
+        left -= candidates.weight_of(position, now_ms)
         if left < 0.0:
             return position
     return others[-1]
@@ -218,9 +229,10 @@ def _draw_from_all(candidates: Candidates, random: _Random, now_ms: int, but: in
 
 def _load(candidates: Candidates, position: int, share: float, now_ms: int, decay_ms: int) -> float:
     row = candidates.rows[position]
-    value, stamp = _unpack(candidates.segment.cell(row, COST) % (1 << 64))
-    work = max(0, candidates.segment.total(row, WORK)) / 1000.0
-    return expected_load(_decayed(value, stamp, now_ms, decay_ms), work / share)
+    segment = candidates.segment
+    cost_ms = decayed_cost(segment.words[candidates.starts[position] + COST], now_ms, decay_ms)
+    work = segment.total(row, WORK)
+    return expected_load(cost_ms, work / 1000.0 / share if work > 0 else 0.0)
 
 
 def checked_count(n: int) -> int:

@@ -212,7 +212,7 @@ class StreamMeter:
         """Meter the next bytes; return those to forward now (`data` itself unless events are held back)."""
         if not isinstance(data, bytes):
             raise TypeError(f"expected bytes, got {type(data).__name__}")
-        if not data:
+        if not data or self._is_one_plain_event(data):
             return data
         lead, fresh = b"", data
         if self._lf_pending:
@@ -236,6 +236,19 @@ class StreamMeter:
             return b""
         drop = self._end_event(tail, plain=False, cut=True)
         return tail if self._hold_back and not drop else b""
+
+    def _is_one_plain_event(self, data: bytes) -> bool:
+        """Meter `data` if it is what most feeds are: one whole event that can have no flag; return whether it is."""
+        end = len(data) - 2  # of its only line
+        if end >= self._max_event_bytes or not data.startswith(b"data: {") or not data.endswith(b"\n\n"):
+            return False
+        if self._tail or self._at_start or self._lf_pending or data.find(b"\n") != end or b"\r" in data:
+            return False
+        if not _is_plain(data):
+            return False
+        self.events += 1
+        self.content_bytes += end - len(b"data: ")
+        return True
 
     def _advance(self, data: bytes) -> bytes:
         """Meter `data`; return what of it (and of the tail) to forward when stripping."""

@@ -7,6 +7,7 @@ a SwitchError. Both are 0 or 1, at run time as at build time.
 import importlib.util
 import os
 
+from fastroute import _pure
 from fastroute.errors import SwitchError
 
 COMPILED_MODULES = (
@@ -39,8 +40,9 @@ def _flag(name: str) -> bool:
 
 
 def missing_modules() -> tuple[str, ...]:
-    """Return the names of the core modules that have no compiled twin in this installation."""
-    return tuple(m for m in COMPILED_MODULES if importlib.util.find_spec(f"fastroute._core._{m}_c") is None)
+    """Return the names of the modules that are not compiled in this installation and could be."""
+    core = (m for m in COMPILED_MODULES if importlib.util.find_spec(f"fastroute._core._{m}_c") is None)
+    return (*core, *_pure.missing_modules())
 
 
 def _decide() -> bool:

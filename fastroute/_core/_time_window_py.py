@@ -24,6 +24,7 @@ def least_recently_used(candidates: Candidates, bits: int, now_ms: int, window_m
     weight. If another worker claims the same candidate at the same time, one of the two looks again.
     """
     random = _Random(bits)
+    candidates.segment.check_open()
     segment = candidates.segment
     while True:
         best, seen, least, latest, tied = -1, 0, 0, 0, 0.0
@@ -33,9 +34,9 @@ def least_recently_used(candidates: Candidates, bits: int, now_ms: int, window_m
             key = stamp if stamp and now_ms - (stamp >> _NUMBER_BITS) < window_ms else 0
             if best < 0 or key < least:
                 best, seen, least = position, stamp, key
-                tied = candidates.weight(position, now_ms)
+                tied = candidates.weight_of(position, now_ms)
             elif key == least:
-                weight = candidates.weight(position, now_ms)
+                weight = candidates.weight_of(position, now_ms)
                 tied += weight
                 if random.unit() * tied < weight:
                     best, seen = position, stamp

@@ -22,6 +22,7 @@ MAX_PAYLOAD_BYTES: Final = 65_536
 #: As no line is this long, a read that is full and has no newline is garbage and skipped.
 READ_BYTES: Final = 1 << 20
 
+_ZEROS: Final = bytes(4096)
 _NAME = re.compile(r"([0-9a-f]{8})-([0-9]{6,})\.journal")
 _Entry = tuple[
     int, int, str, int, int, int, int, int, int, int, int, int, tuple[int, int, int, int, int, int, int, int]
@@ -108,7 +109,7 @@ def read_chunk(fd: int, offset: int, *, final: bool = False, limit: int = READ_B
     """
     data = os.pread(fd, limit, offset)
     full = len(data) == limit
-    written = data.rstrip(b"\0")
+    written = data[: _written_bytes(data)]
     if not written:
         # Room made in advance; or, if nobody writes any more, what a power loss has left of a page.
         return Chunk([], b"", offset + (len(data) if final else 0), 0)
@@ -122,6 +123,15 @@ def read_chunk(fd: int, offset: int, *, final: bool = False, limit: int = READ_B
     else:
         heads, bodies, end, bad = split(written, final)
     return Chunk(heads, bodies, offset + end, bad)
+
+
+def _written_bytes(data: bytes) -> int:
+    """Return the length of `data` without the zeros at its end, most of which are passed over a page at a time."""
+    end = len(data)
+    while end >= len(_ZEROS) and data[end - len(_ZEROS) : end] == _ZEROS:
+        end -= len(_ZEROS)
+    start = max(0, end - len(_ZEROS))
+    return start + len(data[start:end].rstrip(b"\0"))
 
 
 def decode_entries(chunk: Chunk) -> Batch:

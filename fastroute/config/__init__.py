@@ -10,7 +10,7 @@ from fastroute.config.complete import complete
 from fastroute.config.doubts import doubts
 from fastroute.config.environment import from_environment
 from fastroute.config.inforce import not_in_force
-from fastroute.config.load import check_text, load_file, refuse_open, with_overrides
+from fastroute.config.load import load_file, refuse_open, with_overrides
 from fastroute.config.schema import (
     Admin,
     ApiKey,
@@ -64,7 +64,6 @@ __all__ = [
     "Then",
     "Timeouts",
     "When",
-    "check_text",
     "complete",
     "doubts",
     "from_environment",

@@ -1,4 +1,4 @@
-"""Fields that are checked but not acted on yet, so that nobody relies on a limit that is not there."""
+"""Fields that are checked but not acted on (yet, or here), so that nobody relies on a limit that is not there."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _FIELDS: Final = (
     ("auth.keys.budget", "budgets of keys"),
 )
 #: These need a listener that knows how fast bytes move, which Granian does not say.
-_OF_THE_DIRECT_LANE: Final = (
+_NOT_WITH_GRANIAN: Final = (
     ("server.limits.min_body_rate_bytes_s", "refusing slow bodies"),
     ("server.limits.write_timeout_ms", "cutting off clients that take nothing"),
 )
@@ -20,7 +20,7 @@ def not_in_force(config: Config) -> list[str]:
 
     Each line is `path: what it would do: accepted, but not in force` and where or why.
     """
-    lines = [f"{path}: {what}: accepted, but in force with server.lane: direct only" for path, what in _of_lane(config)]
+    lines = [f"{path}: {what}: accepted, but not in force with server.lane: granian" for path, what in _of_lane(config)]
     set_fields = [(path, what) for path, what in _FIELDS if path in config.given and _is_set(config, path)]
     return lines + [f"{path}: {what}: accepted, but not in force in this version" for path, what in set_fields]
 
@@ -28,7 +28,7 @@ def not_in_force(config: Config) -> list[str]:
 def _of_lane(config: Config) -> list[tuple[str, str]]:
     if config.server.lane == "direct":
         return []
-    return [(path, what) for path, what in _OF_THE_DIRECT_LANE if path in config.given]
+    return [(path, what) for path, what in _NOT_WITH_GRANIAN if path in config.given]
 
 
 def _is_set(config: Config, path: str) -> bool:

@@ -54,15 +54,6 @@ def load_tree(tree: Node, env: Mapping[str, str], faults: Faults) -> Config:
     return complete(config, faults.marks)
 
 
-def check_text(path: str, env: Mapping[str, str] | None = None) -> list[str]:
-    """Return the faults of the file at `path`, one printable line each. env None: the process environment."""
-    try:
-        load_file(path, os.environ if env is None else env)
-    except ConfigError as error:
-        return error.faults
-    return []
-
-
 def with_overrides(
     config: Config,
     host: str | None = None,
@@ -102,8 +93,8 @@ def refuse_open(config: Config, *, closed: bool = False) -> str | None:
     server = config.server
     if not is_loopback(server.host) and not config.auth.keys and not config.auth.path_tokens and not closed:
         return (
-            f"refusing to listen on {server.host} without keys: add auth.keys, make one with `fastroute keys create`,"
-            " or listen on 127.0.0.1"
+            f"refusing to listen on {server.host} without keys: add auth.keys or auth.path_tokens, make a key with"
+            " `fastroute keys create`, or listen on 127.0.0.1"
         )
     if not is_loopback(server.admin.host) and server.admin.key is None:
         return f"refusing to serve the admin API on {server.admin.host} without server.admin.key"

@@ -83,7 +83,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     drain: Drain = Drain()
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 4096
     access_log: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
-    lane: Literal["granian", "direct"] = "granian"
+    lane: Literal["direct", "granian"] = "direct"
 
     @property
     def admin_port(self) -> int:

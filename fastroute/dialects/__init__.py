@@ -29,10 +29,13 @@ class Dialect(Protocol):
     def usage_from_events(self, payloads: Sequence[bytes]) -> Usage | None:
         """Return the usage of a stream from `StreamMeter.usage_events`; None if there is none in them."""
 
-    def error_body(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        """Return the JSON body of an error answer; `code` is a word of ours (`model_not_found`, ...)."""
+    def error_body(self, status: int, code: str, message: str, param: str | None = None, request_id: str = "") -> bytes:
+        """Return the JSON body of an error answer; `code` is a word of ours (`model_not_found`, ...).
 
-    def error_event(self, status: int, code: str, message: str) -> bytes:
+        request_id: for the dialects whose errors name it; "" if it is not known.
+        """
+
+    def error_event(self, status: int, code: str, message: str, request_id: str = "") -> bytes:
         """Return complete events that end a broken stream such that the official SDKs raise."""
 
     def auth_headers(self, key: str) -> list[tuple[bytes, bytes]]:

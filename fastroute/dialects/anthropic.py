@@ -111,21 +111,24 @@ def _cache_writes(samples: list[dict[str, Any]], raw: dict[str, Any]) -> tuple[i
     return written, min(hour, written)
 
 
-def _error(status: int, code: str, message: str, param: str | None) -> bytes:
+def _error(status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     # `type` and `message` are Anthropic's; `code` is an extra field, which its SDKs pass on.
     error: dict[str, Any] = {"type": kind, "message": f"{param}: {message}" if param else message, "code": code}
-    return encode({"type": "error", "error": error, "request_id": None})
+    return encode({"type": "error", "error": error, "request_id": request_id or None})
 
 
-def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
+def error_body(status: int, code: str, message: str, param: str | None = None, request_id: str = "") -> bytes:
     """Return the JSON body of an error answer; the field at fault leads the message, as Anthropic writes it."""
-    return _error(status, code, message, param)
+    return _error(status, code, message, param, request_id)
 
 
-def error_event(status: int, code: str, message: str) -> bytes:
-    """Return the event that ends a broken stream; on its name the SDKs raise APIStatusError."""
-    return b"event: error\ndata: " + _error(status, code, message, None) + b"\n\n"
+def error_event(status: int, code: str, message: str, request_id: str = "") -> bytes:
+    """Return the event that ends a broken stream; on its name the SDKs raise APIStatusError.
+
+    Anthropic's has the id of the request where the body of an error has it.
+    """
+    return b"event: error\ndata: " + _error(status, code, message, None, request_id) + b"\n\n"
 
 
 def auth_headers(key: str) -> list[tuple[bytes, bytes]]:

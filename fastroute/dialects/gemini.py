@@ -95,7 +95,7 @@ def _audio(raw: dict[str, Any], *names: str) -> int:
     return 0
 
 
-def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
+def error_body(status: int, code: str, message: str, param: str | None = None, request_id: str = "") -> bytes:
     """Return the JSON body of an error answer; our own word is the reason of its ErrorInfo, in capitals."""
     word = _STATUS_WORDS.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
     info = {
@@ -107,7 +107,7 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
     return encode({"error": {"code": status, "message": message, "status": word, "details": [info]}})
 
 
-def error_event(status: int, code: str, message: str) -> bytes:
+def error_event(status: int, code: str, message: str, request_id: str = "") -> bytes:
     """Return the event that ends a broken stream.
 
     google-genai raises on a chunk whose first key is `error`, and takes the class from its `code`.

@@ -180,12 +180,12 @@ def _error(status: int, code: str, message: str, param: str | None) -> dict[str,
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
+def error_body(status: int, code: str, message: str, param: str | None = None, request_id: str = "") -> bytes:
     """Return the JSON body of an error answer; `code` is our own word."""
     return encode({"error": _error(status, code, message, param)})
 
 
-def error_event(status: int, code: str, message: str) -> bytes:
+def error_event(status: int, code: str, message: str, request_id: str = "") -> bytes:
     """Return the events that end a broken chat or completions stream.
 
     The SDKs raise APIError on an event with a true `error` (openai-python, `_streaming.Stream.__stream__`).

@@ -6,6 +6,7 @@ The corridor sees this object and nothing of ASGI: see `lane`.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from fastroute.context import Context
 from fastroute.downstream.lane import ClientGoneError, too_large
 from fastroute.interfaces import Header
 
@@ -36,12 +37,8 @@ class AsgiDownstream:
         self.started = False
         self.finished = False
 
-    async def read_body(self, length: int, limit: int) -> bytes:
-        """Return the whole request body.
-
-        length: the declared content-length, -1 if none. Raises GatewayError 413 as soon as `limit` is passed, and
-        ClientGoneError if the client leaves in the middle.
-        """
+    async def read_body(self, length: int, limit: int, ctx: Context | None = None) -> bytes:
+        """Return the whole request body; see `Downstream`."""
         if length > limit:
             raise too_large(limit)
         first = await self._receive()
@@ -49,9 +46,11 @@ class AsgiDownstream:
         if len(body) == length:
             # Complete: asking again would cost a round trip through the server's threads only to be told so.
             return body
-        return await self._read_rest(first, length, limit)
+        return await self._read_rest(first, length, limit, ctx)
 
-    async def _read_rest(self, message: MutableMapping[str, Any], length: int, limit: int) -> bytes:
+    async def _read_rest(
+        self, message: MutableMapping[str, Any], length: int, limit: int, ctx: Context | None
+    ) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -66,6 +65,8 @@ class AsgiDownstream:
                 break
             if size == length:
                 break
+            if ctx is not None:
+                ctx.progress += 1
             message = await self._receive()
         return b"".join(pieces)
 

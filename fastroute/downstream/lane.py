@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 from typing import Protocol
 
+from fastroute.context import Context
 from fastroute.errors import GatewayError
 from fastroute.interfaces import Header
 
@@ -48,11 +49,11 @@ class Downstream(Protocol):
     def headers(self) -> list[Header]:
         """Return the header fields."""
 
-    def read_body(self, length: int, limit: int) -> Awaitable[bytes]:
+    def read_body(self, length: int, limit: int, ctx: Context | None = None) -> Awaitable[bytes]:
         """Return the whole request body.
 
-        length: the declared content-length, -1 if none. Raises GatewayError 413 as soon as `limit` is passed, and
-        ClientGoneError if the client leaves in the middle.
+        length: the declared content-length, -1 if none. ctx: whose progress grows with each piece. Raises GatewayError
+        413 as soon as `limit` is passed, and ClientGoneError if the client leaves in the middle.
         """
 
     def departed(self) -> Awaitable[None]:

@@ -13,9 +13,8 @@ _CLOSE: Final[Header] = (b"connection", b"close")
 
 def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tuple[int, list[Header], bytes]:
     """Return (status, headers, body) for a refusal."""
-    body: bytes = dialect.error_body(
-        error.status, error.code, error.message, error.param if error.status != 405 else None
-    )
+    param = error.param if error.status != 405 else None
+    body: bytes = dialect.error_body(error.status, error.code, error.message, param, request_id)
     headers = [
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),

@@ -137,7 +137,7 @@ class RequestReader:
     def expect(self, downstream: Downstream, ctx: Context, length: int) -> Awaitable[bytes]:
         """Begin to wait for the body; return what gives it, to be awaited. Raises GatewayError 413, ClientGoneError."""
         ctx.enter(READ_BODY, self._limits.body_timeout_ns)
-        return downstream.read_body(length, self._limits.max_body_bytes)
+        return downstream.read_body(length, self._limits.max_body_bytes, ctx)
 
     async def take_large(self, ctx: Context, body: bytes) -> None:
         """Take a body of more than `SCAN_IN_THREAD_BYTES`, as `take_body` does, without stalling others."""

@@ -7,7 +7,7 @@ from fastroute._core.attempts import Attempts
 from fastroute.interfaces import Allowance
 
 
-class Permit(msgspec.Struct, eq=False, gc=False):
+class Permit(msgspec.Struct, eq=False):
     """One attempt in flight at one endpoint. `release` may be called any number of times; the first one counts.
 
     row: the endpoint's in the segment. ticket: what admission has given. work: its in-flight work, in thousandths of a

@@ -61,7 +61,7 @@ class Terms:
 NO_TERMS: Final = Terms(NO_DECISION, None)
 
 
-class Plan(Ask, eq=False, gc=False):
+class Plan(Ask, eq=False):
     """Where one request may go, and has been; also what strategies may know of it.
 
     `tried` are positions of `pool`; `route`, `pool`, `chooser` and `model` change along a failover chain. `asked`: the

@@ -100,6 +100,17 @@ class RouteTable:
                     return name, route
         raise unknown_model(body[start:end])
 
+    def routes_of(self, model: str) -> dict[DialectName, Route]:
+        """Return the routes that a model stands for, by the dialects it can be asked in; empty for an unknown one."""
+        name = model.encode()
+        index = self._table.lookup(name, 0, len(name))
+        found = dict.fromkeys(self._routes[index].pools, self._routes[index]) if index >= 0 else {}
+        if self._globs and 0 < len(name) <= MAX_MODEL_BYTES and not _NOT_A_NAME.search(model):
+            for glob, route in self._globs:
+                if not route.pools.keys() <= found.keys() and matches(glob, model):
+                    found = dict.fromkeys(route.pools, route) | found
+        return found
+
     def find(self, model: str, dialect: DialectName) -> Route | None:
         """Return the route of a model that the configuration names (a fallback's), None if it has none there."""
         name = model.encode()

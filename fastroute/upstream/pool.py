@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from fastroute._core.h1 import Connection, UpstreamError
+from fastroute.outgoing import Outbox
 from fastroute.upstream.headers import RESPONSE_DROP
 
 #: Idle connections are closed after this long: below the 60 s and more that providers and their load balancers allow.
@@ -34,7 +35,10 @@ class Pool:
         buffer: bytearray,
         monotonic_ns: Callable[[], int],
         max_connections: int,
+        outbox: Outbox | None = None,
     ) -> None:
+        """outbox: of the loop; without one every connection writes for itself."""
+        self._outbox = outbox
         self._loop = loop
         self._origin = origin
         self._buffer = buffer
@@ -129,7 +133,7 @@ class Pool:
         host, port, tls = self._origin
         try:
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self._loop, self._buffer, RESPONSE_DROP),
+                lambda: Connection(self._loop, self._buffer, RESPONSE_DROP, self._outbox),
                 host,
                 port,
                 ssl=tls,

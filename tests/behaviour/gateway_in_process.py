@@ -29,6 +29,7 @@ from fastroute.downstream.request import Limits, RequestReader
 from fastroute.downstream.watch import Watch
 from fastroute.gateway import Gateway
 from fastroute.interfaces import Record
+from fastroute.outgoing import Outbox
 from fastroute.upstream.pool import Pool
 from fastroute.upstream.transport import FastTransport
 
@@ -112,12 +113,19 @@ class Client:
 
 
 class WatchedWatch(Watch):
-    """A watch that remembers the request that came last."""
+    """A watch that remembers the request that came last, and once it was told to `begin` all since then."""
 
     last: Context | None = None
+    seen: tuple[Context, ...] | None = None
+
+    def begin(self) -> None:
+        """Forget those that have come so far."""
+        self.last, self.seen = None, ()
 
     def enter(self, ctx: Context) -> None:
         self.last = ctx
+        if self.seen is not None:
+            self.seen = (*self.seen, ctx)
         super().enter(ctx)
 
 
@@ -128,7 +136,8 @@ async def _departed(ctx: Context) -> None:
 class InProcess:
     """A gateway in the running loop; an async context manager. config: as in a file, `auth` and `server` filled in."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], make_outbox: type[Outbox] = Outbox) -> None:
+        self._make_outbox = make_outbox
         self._directory = tempfile.TemporaryDirectory(prefix="fastroute-test-")
         state = str(Path(self._directory.name) / "state")
         document = {"auth": {"keys": [{"id": "app", "key": KEY}]}, **config}
@@ -149,7 +158,16 @@ class InProcess:
         self.limiter = Limiter(self.limits, 0)
         admission = Admission(self.limiter, SYSTEM_CLOCK, loop)
         admission.configure(config.limits.queue)
-        around = Surroundings(loop, self.segment, SYSTEM_CLOCK, lambda: rng.getrandbits(64), {}, limiter=self.limiter)
+        self.outbox = self._make_outbox(loop)
+        around = Surroundings(
+            loop,
+            self.segment,
+            SYSTEM_CLOCK,
+            lambda: rng.getrandbits(64),
+            {},
+            limiter=self.limiter,
+            outbox=self.outbox,
+        )
         self.watch = WatchedWatch(loop, SYSTEM_CLOCK.monotonic_ns, _departed)
         limits = config.server.limits
         self.snapshot = build_snapshot(config, around)

@@ -6,15 +6,16 @@ from itertools import islice, permutations
 from random import Random
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
 from fastroute._core.attempts import OK
 from fastroute.admission import MAX_LOOKS, Admission
 from fastroute.limits.queue import SUBJECT
-from fastroute.routing.plan import Planner
 from fastroute.upstream.mock import Barrier, Cut, MockUpstream, Pause, Request, Script, json_response
 from tests.behaviour.gateway_in_process import KEY, NO_BREAKER, Client, InProcess
+from tests.behaviour.stand_in import StandIn
 
 CHAT = "/v1/chat/completions"
 GOOD = json_response(200, {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}})
@@ -361,16 +362,19 @@ def test_the_key_of_the_caller_is_let_in_once() -> None:
 
 def test_however_many_kinds_of_requests_wait_a_look_is_short() -> None:
     names = "pqrst"
+    looks: list[Any] = []
 
     async def scenario(house: House) -> None:
+        snapshot = house.inside.snapshot
+        rewind = snapshot.planner.rewind
+        planner: Any = StandIn(snapshot.planner, rewind=lambda plan, ctx: looks.append(rewind(plan, ctx)))
+        house.inside.gateway.snapshot = msgspec.structs.replace(snapshot, planner=planner)
         tasks = [house.ask("first") for _ in names]
         await house.arrived(len(names))
         kinds = list(islice(permutations(names), MAX_LOOKS + 20))
         tasks += [house.ask("waits", provider=",".join(kind)) for kind in kinds]
         await house.waiting(len(kinds))
-        looks = []
-        planner = house.inside.snapshot.planner
-        house.inside.snapshot.planner.rewind = lambda plan, ctx: looks.append(Planner.rewind(planner, plan, ctx))
+        looks.clear()
         house.inside.gateway._admission.pump()
         assert len(looks) == MAX_LOOKS
         await house.answer_all(len(tasks))

@@ -5,12 +5,15 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastroute.attempt import Attempt
+from fastroute.failover.classify import Outcome
 from fastroute.race import Race
 from fastroute.upstream.mock import Barrier, MockUpstream, Script, json_response
 from tests.behaviour.gateway_in_process import NO_BREAKER, InProcess
+from tests.behaviour.stand_in import StandIn
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
@@ -80,13 +83,14 @@ def test_an_attempt_that_was_refused_is_not_billed() -> None:
     refused = asyncio.Event()
 
     async def scenario(inside: InProcess) -> None:
-        judge = inside.gateway.recorder.judge
+        recorder: Any = inside.gateway.recorder
 
         def noting(*arguments: Any, **options: Any) -> None:
-            judge(*arguments, **options)
+            recorder.judge(*arguments, **options)
             refused.set()
 
-        inside.gateway.recorder.judge = noting  # type: ignore[method-assign]
+        stand_in: Any = StandIn(recorder, judge=noting)
+        inside.gateway.recorder = stand_in
         assert (await inside.post(CHAT, BODY)).status == 200
         assert outcomes(inside) == [("p", "ok")]
 
@@ -97,14 +101,11 @@ def test_of_an_attempt_that_fails_inside_the_gateway_nothing_is_left() -> None:
     never = asyncio.Event()
 
     async def scenario(inside: InProcess) -> None:
-        send = inside.gateway.send
+        def failing(status: int) -> Outcome:
+            raise RuntimeError("a fault")
 
-        async def failing(request: Any, attempt: Attempt, ctx: Any, snapshot: Any) -> None:
-            await send(request, attempt, ctx, snapshot)
-            if attempt.endpoint.provider == "q":
-                raise RuntimeError("a fault")
-
-        inside.gateway.send = failing  # type: ignore[method-assign]
+        classifier: Any = StandIn(inside.snapshot.classifier, status=failing)
+        inside.gateway.snapshot = msgspec.structs.replace(inside.snapshot, classifier=classifier)
         assert (await inside.post(CHAT, BODY)).status == 500
         assert outcomes(inside) == [("p", "internal_error"), ("q", "hedged")]
 

@@ -22,7 +22,7 @@ from fastroute.health.channel import LONG_REST_MS
 from fastroute.interfaces import Record
 from fastroute.upstream.mock import Close, Cut, MockUpstream, Request, Script, TrickleSend, chunk, response_head
 from tests.behaviour.gateway_in_process import NO_BREAKER, Client, InProcess
-from tests.unit.dialects.test_recordings import RECORDINGS, body_of, expected, flat, read
+from tests.unit.dialects.test_recordings import NOT_SERVED, RECORDINGS, body_of, expected, flat, read, recorded
 
 SAMPLES = Path(__file__).parents[1] / "data" / "dialects"
 #: How often a stream is broken off, each time somewhere else.
@@ -68,8 +68,8 @@ def exchanges() -> Iterator[Any]:
         skip = pytest.mark.skip(reason="no ../shared/recordings beside the repository")
         yield pytest.param(None, id="absent", marks=skip)
         return
-    for path in sorted(RECORDINGS.glob("*/*.json")):
-        if path.name != "_index.json" and read(path).get("api") in PATHS and read(path)["framing"] != "none":
+    for path in recorded():
+        if read(path)["api"] not in NOT_SERVED:
             yield pytest.param(path, id=f"{path.parent.name}/{path.stem}")
 
 

@@ -34,7 +34,7 @@ ADMIN_KEY = "admin-key-of-the-tests"
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 
 #: Who reads the clients' HTTP where a test does not say: the tests hold for either lane.
-LANE = os.environ.get("FASTROUTE_TEST_LANE", "granian")
+LANE = os.environ.get("FASTROUTE_TEST_LANE", "direct")
 
 Json = dict[str, Any]
 
@@ -199,6 +199,9 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if error is not None:
+            # For whoever reads why a test has failed.
+            print(self.log)
 
     async def __aenter__(self) -> Self:
         return await asyncio.to_thread(self.start)
@@ -207,6 +210,8 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+        if error is not None:
+            print(self.log)
 
     # --- the command line beside it
 

@@ -10,7 +10,7 @@ import pytest
 
 from fastroute.upstream.mock import MockUpstream, json_response
 from tests.e2e.client import ask, chat, completion
-from tests.e2e.harness import Gateway, ThreadedUpstream, wait_until
+from tests.e2e.harness import LANE, Gateway, ThreadedUpstream, exchange, wait_until
 
 KEY = "sk-access-log-key"
 
@@ -51,8 +51,13 @@ def test_one_line_for_each_request(tmp_path: Path, upstream: MockUpstream) -> No
         ask(gateway, KEY, chat(), x_team="red", x_request_id="mine")
         ask(gateway, "sk-not-known", chat())
         ask(gateway, KEY, chat("unheard-of"))
-        found = {entry["status"]: entry for entry in lines(path, 3)}
-    assert len(found) == 3
+        [answer] = exchange(gateway.port, b"GET /v1/messages?key=sk-not-known HTTP/1.1\r\nx\r\n\r\n").answers
+        count = 4 if LANE == "direct" else 3
+        found = {entry["status"]: entry for entry in lines(path, count)}
+    assert len(found) == count
+    if LANE == "direct":
+        assert (found[400]["request_id"], found[400]["outcome"]) == (answer.header("x-request-id"), "refused")
+        assert (found[400]["operation"], found[400]["error"]) == (None, "invalid_request_error")
     served = found[200]
     assert served["request_id"] == "mine"
     assert (served["key"], served["tenant"], served["model"], served["provider"]) == ("app", "team", "m", "p")

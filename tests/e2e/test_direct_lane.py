@@ -111,6 +111,20 @@ def test_whenever_a_client_leaves(gateway: Gateway, stage: Stage) -> None:
     assert_quiet(gateway)
 
 
+def test_who_comes_when_files_run_out_waits(gateway_config: dict[str, Any], tmp_path: Path) -> None:
+    gateway = Gateway(gateway_config, tmp_path)
+    gateway.program = ("sh", "-c", 'ulimit -n 120; exec "$0" "$@"', *gateway.program)
+    with gateway, ExitStack() as stack:
+        links = [stack.enter_context(connect(gateway)) for _ in range(200)]
+        for link in links:
+            link.sendall(LIVE)
+        for link in links:
+            assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
+            link.close()
+        assert exchange(gateway.port, ask()).answers[0].status == 200
+        assert_quiet(gateway)
+
+
 def test_nobody_keeps_a_worker_from_ending(gateway_config: dict[str, Any], tmp_path: Path) -> None:
     body = LINE + b"content-length: 300000\r\n\r\n"
     with Gateway(gateway_config, tmp_path) as gateway, ExitStack() as links:

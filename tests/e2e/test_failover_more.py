@@ -268,6 +268,9 @@ def test_a_stream_that_breaks_ends_well_formed_and_is_not_tried_again(
     link.close()
     assert told in rest
     assert rest.endswith(b"\n\n")
+    if dialect == "anthropic":
+        error = json.loads(rest.rpartition(b"data: ")[2])
+        assert error["request_id"] == response.getheader("x-request-id")
     assert other.requests == []
     record = gateway.records()[-1]
     assert (record["outcome"], record["attempts"], record["usage_source"]) == ("stream_broken", 1, "estimated")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -124,11 +125,22 @@ def linked(gateway: Gateway, workers: int = 4) -> Iterator[Links]:
         yield links
 
 
+def halted_without_locks(pid: int) -> bool:
+    """Stop a process; return whether that was at a moment at which others need not wait for it."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    # A database that is open has others for readers.
+    return all(lock[3:5] != ["WRITE", str(pid)] for lock in locks)
+
+
 @contextmanager
 def without_control_plane(gateway: Gateway) -> Iterator[None]:
     """While this lasts the control plane does nothing, and nobody starts another."""
     pid = control_plane(gateway)
-    os.kill(pid, signal.SIGSTOP)
+    while not halted_without_locks(pid):
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
     try:
         yield
     finally:

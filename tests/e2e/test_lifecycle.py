@@ -40,7 +40,8 @@ def control_plane(gateway: Gateway) -> int:
     raise AssertionError("no child has the ledger open")
 
 
-def test_a_drain_finishes_streams_and_exits_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signalled", ["supervisor", "all processes"])
+def test_a_drain_finishes_streams_and_exits_0(signalled: str, tmp_path: Path) -> None:
     director = Director()
     running = ThreadedUpstream(director)
     with (
@@ -51,6 +52,10 @@ def test_a_drain_finishes_streams_and_exits_0(tmp_path: Path) -> None:
         response = begin(link, KEY, chat("halves", stream=True))
         assert response.read1() == b"data: 1\n\n"
         status: list[int] = []
+        if signalled == "all processes":
+            # As GNU timeout does: the one it has started, then its group. Service managers and terminals do the latter.
+            os.kill(gateway.pid, signal.SIGTERM)
+            os.killpg(gateway.pid, signal.SIGTERM)
         waiter = threading.Thread(target=lambda: status.append(gateway.terminate(15)))
         waiter.start()
         # Not ready any more, but still answering, before anything else happens.

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from fastroute.serve import SAME_ORDER_S
 from fastroute.upstream.mock import Barrier, Stall, json_response
 from tests.children import with_paths
 from tests.e2e.client import ask, begin, connect
@@ -268,17 +270,26 @@ def accepts(port: int) -> bool:
     return True
 
 
-def test_a_second_sigterm_does_not_wait(tmp_path: Path, stage: Stage) -> None:
-    config = {"server": {"drain": {"grace_ms": 60_000}}, "providers": [stage.provider("p")]}
+@pytest.mark.parametrize("drain", [{"grace_ms": 60_000}, {"readiness_delay_ms": 60_000}], ids=["grace", "delay"])
+def test_a_late_second_sigterm_does_not_wait(drain: dict[str, int], tmp_path: Path, stage: Stage) -> None:
+    config = {"server": {"drain": drain}, "providers": [stage.provider("p")]}
     with Gateway(config, tmp_path) as gateway:
         stage.play([stream_head(), sent(piece("one")), Stall()])
         link = connect(gateway)
         response = begin(link, KEY, STREAM)
         assert response.read1() == piece("one")
+
+        def insist() -> bool:
+            if not status and gateway.is_running:
+                os.kill(gateway.pid, signal.SIGTERM)
+            return bool(status)
+
+        begun = time.monotonic()
         with terminating(gateway) as status:
-            wait_until(lambda: not accepts(gateway.port))
-            os.kill(gateway.pid, signal.SIGTERM)
+            wait_until(insist)
         assert status == [1]
+        # What came at once was the same order.
+        assert time.monotonic() - begun >= SAME_ORDER_S
         link.close()
 
 
@@ -386,7 +397,9 @@ def test_a_start_after_sigkill_takes_the_same_ports_at_once(tmp_path: Path) -> N
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_tests_that_are_killed_leave_no_gateway_behind(signum: int, tmp_path: Path) -> None:
     program = (
-        "import json, sys, time; from pathlib import Path; from tests.e2e.harness import Gateway\n"
+        "import json, signal, sys, time; from pathlib import Path; from tests.e2e.harness import Gateway\n"
+        # Whatever runs in the background of a shell ignores it, and so would this.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with Gateway(json.loads(sys.argv[1]), Path(sys.argv[2])) as gateway:\n"
         "    print(gateway.pid, *gateway.children(), flush=True)\n"
         "    time.sleep(600)\n"

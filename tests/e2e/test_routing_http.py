@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastroute.upstream.mock import Pause, Stall, json_response
-from tests.e2e.client import Answer, ask, chat
+from tests.e2e.client import Answer, ask, chat, connect
 from tests.e2e.fleet import BAD, GOOD, KEY, Fleet, config
 from tests.e2e.harness import ADMIN_KEY, Gateway
 
@@ -75,7 +75,7 @@ def gateway_config(fleet: Fleet) -> dict[str, Any]:
     small = {"name": "small", "context_window": 200, "max_output_tokens": 50}
     plain = {"name": "plain", "capabilities": {"stream": False, "tools": False, "vision": False}}
     providers = [
-        fleet.provider("eu", region="eu", models=models(CHEAP, small, plain, "eu-only")),
+        fleet.provider("eu", region="eu", models=models(CHEAP, small, plain, "eu-only", "lent")),
         fleet.provider("us", region="us", models=models(DEAR)),
         fleet.provider("spare", models=models(None, {"name": "drained", "weight": 0}, "unpriced")),
     ]
@@ -84,6 +84,7 @@ def gateway_config(fleet: Fleet) -> dict[str, Any]:
     return config(
         providers,
         workers=2,
+        routes=[{"model": "lent", "tiers": [["eu"]], "fallbacks": [{"model": "unpriced"}]}],
         auth={"keys": keys},
         tenants=[*TENANTS.values()],
         rules=RULES,
@@ -366,6 +367,54 @@ def test_a_tenant_s_preference_yields_to_the_request_s_and_spills(way: Way) -> N
 def test_a_tenant_s_models(way: Way) -> None:
     assert way("team-1", key="sk-few")[1].status == 200
     assert told(way("closed", key="sk-few")[1]) == (404, "model_not_found")
+
+
+#: What each caller's requests may be sent to somebody for: rules and health apart, exactly those.
+LISTED = {
+    KEY: {"m", "closed", "team-1", "small", "plain", "eu-only", "drained", "unpriced", "nick", "waker", "lent"},
+    "sk-few": {"m", "team-1"},
+    "sk-allowed": {"m", "closed", "team-1", "drained", "unpriced", "nick", "lent"},
+    "sk-denied": {"m", "closed", "team-1", "nick", "waker"},
+    "sk-nobody": {"waker"},
+}
+
+
+def listed(gateway: Gateway, key: str, path: str, **headers: str) -> tuple[int, Any]:
+    link = connect(gateway)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        link.request("GET", path, headers={"authorization": f"Bearer {key}", **named})
+        response = link.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        link.close()
+
+
+@pytest.mark.parametrize("key", LISTED)
+def test_models_are_listed_as_far_as_they_may_be_used(key: str, way: Way) -> None:
+    _, openai = listed(way.gateway, key, "/v1/models")
+    assert {one["id"] for one in openai["data"]} == LISTED[key]
+    _, anthropic = listed(way.gateway, key, "/v1/models", anthropic_version="2023-06-01")
+    assert {one["id"] for one in anthropic["data"]} == LISTED[key]
+    assert {anthropic["first_id"], anthropic["last_id"]} <= LISTED[key]
+    _, gemini = listed(way.gateway, key, "/v1beta/models")
+    assert {one["name"] for one in gemini["models"]} == {f"models/{name}" for name in LISTED[key]}
+
+
+@pytest.mark.parametrize("key", LISTED)
+def test_a_model_is_described_to_whom_a_request_for_it_is_served(key: str, way: Way) -> None:
+    # What is closed a rule has closed for all, whoever may use it.
+    for model in sorted(LISTED[KEY] - {"closed"} | {"team-2", "no-such"}):
+        status, document = listed(way.gateway, key, f"/v1/models/{model}")
+        asked = ask(way.gateway, key, chat(model))
+        usable = asked.status not in (403, 404)
+        assert (model, status) == (model, 200 if usable else 404)
+        assert (model in LISTED[key]) == usable
+        if not usable:
+            assert document["error"]["code"] == "model_not_found"
+        if asked.status == 404:
+            assert document == asked.document
+        assert listed(way.gateway, key, f"/v1beta/models/{model}")[0] == status
 
 
 def test_the_lower_of_two_cost_limits_holds(way: Way) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 
 import fastroute
 from fastroute._core._switch import COMPILED_MODULES, USE_EXTENSIONS, missing_modules
+from fastroute._pure import CORRIDOR_MODULES
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = Path(fastroute.__file__).parent
@@ -27,6 +29,13 @@ fake.setup = lambda **given: built.update({n: [sources, optional] for n, sources
 sys.modules["setuptools"] = fake
 runpy.run_path("setup.py")
 print(json.dumps(built))
+"""
+
+# Imports modules of the corridor and says which of them are compiled.
+COMPILED = """
+import importlib, json, sys
+loaded = [importlib.import_module("fastroute." + name) for name in sys.argv[1:]]
+print(json.dumps([module.__name__.removeprefix("fastroute.") for module in loaded if module.__file__[-3:] != ".py"]))
 """
 
 # Imports a core module by its public name and says which twin came with it.
@@ -47,13 +56,13 @@ def run(*arguments: str, flags: dict[str, str] | None = None) -> subprocess.Comp
     )
 
 
-def setup_modules() -> tuple[str, ...]:
-    """Return CORE_MODULES as setup.py has it."""
+def setup_modules(which: str = "CORE_MODULES") -> tuple[str, ...]:
+    """Return a list of modules as setup.py has it."""
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CORE_MODULES":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == which:
             value: tuple[str, ...] = ast.literal_eval(node.value)
             return value
-    raise AssertionError("setup.py has no CORE_MODULES")
+    raise AssertionError(f"setup.py has no {which}")
 
 
 # --- the lists agree
@@ -77,6 +86,43 @@ def test_what_is_installed_is_what_is_in_the_checkout() -> None:
     assert sources(INSTALLED) == sources(ROOT / "fastroute")
 
 
+def assigned(cls: ast.ClassDef) -> set[str]:
+    """Return the attributes that a class gives itself."""
+    targets = (node for node in ast.walk(cls) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    return {node.attr for node in targets if isinstance(node.value, ast.Name) and node.value.id == "self"}
+
+
+@pytest.mark.parametrize("name", CORRIDOR_MODULES)
+def test_structures_have_the_attributes_of_their_classes(name: str) -> None:
+    """Those of a class that has no structure may be what they like."""
+    source = (ROOT / "fastroute" / name.replace(".", "/")).with_suffix(".py")
+    classes = {node.name: node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)}
+    declared: dict[str, set[str]] = {}
+    for line in source.with_suffix(".pxd").read_text().splitlines():
+        if line.startswith("cdef class "):
+            declared[line.removeprefix("cdef class ").rstrip(":")] = fields = set()
+        elif line.startswith("    cdef public "):
+            fields |= {field.strip().split()[-1] for field in line.split("#")[0].split(",")}
+    assert declared == {name: assigned(classes[name]) for name in declared}
+
+
+@pytest.mark.parametrize("name", CORRIDOR_MODULES)
+def test_nothing_waits_while_it_handles_an_exception(name: str) -> None:
+    """A compiled coroutine that does crashes, should the exception's traceback be taken away meanwhile."""
+    tree = ast.parse((ROOT / "fastroute" / name.replace(".", "/")).with_suffix(".py").read_text())
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    endings = [statement for node in ast.walk(tree) if isinstance(node, ast.Try) for statement in node.finalbody]
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert [node.lineno for part in handlers + endings for node in ast.walk(part) if isinstance(node, waits)] == []
+
+
+def test_setup_and_switch_name_the_same_modules_of_the_corridor() -> None:
+    assert setup_modules("CORRIDOR_MODULES") == CORRIDOR_MODULES
+    structured = (path.relative_to(ROOT / "fastroute") for path in (ROOT / "fastroute").glob("**/*.pxd"))
+    names = {str(path.with_suffix("")).replace("/", ".") for path in structured if path.parts[0] != "_core"}
+    assert names <= set(CORRIDOR_MODULES)
+
+
 # --- at build time
 
 
@@ -84,6 +130,7 @@ def test_the_build_is_optional_unless_required() -> None:
     default = json.loads(run("-c", RUN_SETUP).stdout)
     required = json.loads(run("-c", RUN_SETUP, flags={REQUIRE: "1"}).stdout)
     names = {f"fastroute._core._{name}_c" for name in COMPILED_MODULES}
+    names |= {f"fastroute.{name}" for name in CORRIDOR_MODULES}
     assert set(default) == set(required) == names
     assert all(optional for _, optional in default.values())
     assert not any(optional for _, optional in required.values())
@@ -92,7 +139,9 @@ def test_the_build_is_optional_unless_required() -> None:
 
 def test_no_extensions_builds_none() -> None:
     assert json.loads(run("-c", RUN_SETUP, flags={NO: "1"}).stdout) == {}
-    assert len(json.loads(run("-c", RUN_SETUP, flags={NO: "0", REQUIRE: "0"}).stdout)) == len(COMPILED_MODULES)
+    assert len(json.loads(run("-c", RUN_SETUP, flags={NO: "0", REQUIRE: "0"}).stdout)) == len(
+        COMPILED_MODULES + CORRIDOR_MODULES
+    )
 
 
 BAD_FLAGS = [
@@ -135,6 +184,7 @@ def test_the_half_that_was_asked_for_is_the_one_under_test() -> None:
 def test_no_extensions_is_heeded_even_if_they_are_there() -> None:
     result = run("-P", "-c", LOADED, *COMPILED_MODULES, flags={NO: "1"})
     assert json.loads(result.stdout) == []
+    assert json.loads(run("-P", "-c", COMPILED, *CORRIDOR_MODULES, flags={NO: "1"}).stdout) == []
     version = run("-P", "-m", "fastroute", "--version", flags={NO: "1"})
     assert version.stdout.startswith(f"fastroute {fastroute.__version__} (pure-Python core")
 
@@ -143,8 +193,25 @@ def test_no_extensions_is_heeded_even_if_they_are_there() -> None:
 def test_the_compiled_half_is_the_default_and_complete() -> None:
     result = run("-P", "-c", LOADED, *COMPILED_MODULES)
     assert json.loads(result.stdout) == list(COMPILED_MODULES)
+    assert json.loads(run("-P", "-c", COMPILED, *CORRIDOR_MODULES).stdout) == list(CORRIDOR_MODULES)
     version = run("-P", "-m", "fastroute", "--version", flags={REQUIRE: "1"})
     assert version.stdout == f"fastroute {fastroute.__version__} (compiled core)\n"
+
+
+@pytest.mark.skipif(bool(missing_modules()), reason="the compiled half is not built")
+@pytest.mark.parametrize("lost", ["context", "books", "upstream.endpoint"])
+def test_where_a_module_of_the_corridor_is_not_compiled_none_is_used(lost: str, tmp_path: Path) -> None:
+    """A compiled module reads the objects of another as the structures it knows, and a class of Python's is none."""
+    package = tmp_path / "fastroute"
+    shutil.copytree(INSTALLED, package, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__"))
+    (compiled,) = package.glob(f"{lost.replace('.', '/')}.*.so")
+    compiled.unlink()
+    here = {"PYTHONPATH": str(tmp_path)}
+    result = run("-P", "-c", COMPILED, *CORRIDOR_MODULES, flags=here)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+    version = " ".join(run("-P", "-m", "fastroute", "--version", flags=here).stdout.split())
+    assert version == f"fastroute {fastroute.__version__} (pure-Python core; not compiled: {lost})"
+    assert run("-P", "-m", "fastroute", "--version", flags={**here, REQUIRE: "1"}).returncode == 2
 
 
 @pytest.mark.skipif(not missing_modules(), reason="the compiled half is built")

@@ -14,13 +14,14 @@ import pytest
 from fastroute._core._candidates_gates import GATE_NAMES, TRIED
 from fastroute._core.attempts import FAILED, KEY_REJECTED, NEUTRAL, OK, RATE_LIMITED
 from fastroute.admin.explain import Question
-from fastroute.config import check_text, doubts, load_file, not_in_force
+from fastroute.config import doubts, load_file, not_in_force
 from fastroute.config.schema import Backoff as BackoffConfig
 from fastroute.config.schema import Breaker, Retry
 from fastroute.failover.backoff import Backoff
 from fastroute.failover.classify import Classifier
 from fastroute.routing.refusals import refusal
 from fastroute.upstream.headers import HOP_BY_HOP, OWN, QUERY_DROP, REQUEST_DROP, RESPONSE_DROP
+from tests.unit.config.helpers import check_text
 from tests.unit.routing.stand import Stand
 from tests.unit.test_imports import LAYERS
 
@@ -73,6 +74,33 @@ def test_ci_runs_the_test_command_of_the_readme_to_the_letter() -> None:
     block = between("README.md", "test").strip()
     assert block == f"```sh\n{printed.strip()}\n```"
     assert ".venv/bin/tox" in printed
+
+
+@pytest.mark.parametrize("data", [True, False], ids=["data", "no-data"])
+def test_ci_runs_on_a_copy_that_has_the_data_beside_it(data: bool, tmp_path: Path) -> None:
+    checkout, shared, scratch = tmp_path / "work" / "checkout", tmp_path / "elsewhere", tmp_path / "scratch"
+    for folder in (checkout / ".ci", shared, scratch):
+        folder.mkdir(parents=True)
+    (checkout / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
+    command = "pwd && touch made && { cat ../shared/data || echo nothing; }"
+    (checkout / "README.md").write_text(f"<!-- test:begin -->\n```sh\n{command}\n```\n<!-- test:end -->\n")
+    (shared / "data").write_text("real\n")
+    if data:
+        (tmp_path / "work" / "shared").symlink_to(shared)
+    ran = subprocess.run(
+        ["bash", str(checkout / ".ci" / "run")],
+        env={**os.environ, "TMPDIR": str(scratch), "GIT_CEILING_DIRECTORIES": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout.splitlines()
+    assert ran[0] == f"+ {command}"
+    assert ran[1].startswith(f"{scratch}/")
+    assert ran[2:] == (["real"] if data else ["nothing"])
+    assert list(scratch.iterdir()) == []
+    assert not (checkout / "made").exists()
+    assert (shared / "data").read_text() == "real\n"
 
 
 @pytest.mark.parametrize("marker", ["install", "test"])

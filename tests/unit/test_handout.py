@@ -1,6 +1,9 @@
 """A configuration crosses from one process to another whole, secrets included, and through no file."""
 
 import socket
+import threading
+
+import pytest
 
 from fastroute.config.environment import from_environment
 from fastroute.handout import Handout, receive, send
@@ -30,3 +33,37 @@ def test_the_other_end_is_gone() -> None:
     ours.close()
     with theirs:
         assert receive(theirs) is None
+
+
+def test_what_was_sent_before_the_end_arrives() -> None:
+    ours, theirs = pair()
+    with ours, theirs:
+        send(ours, Handout(7, (), from_environment({})))
+        ours.shutdown(socket.SHUT_WR)
+        assert receive(theirs) == Handout(7, (), from_environment({}))
+        assert receive(theirs) is None
+        with pytest.raises(BrokenPipeError):
+            send(ours, Handout(8, (), from_environment({})))
+
+
+def test_who_does_not_read_is_not_waited_for() -> None:
+    ours, theirs = pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    handout, errors = Handout(7, (), from_environment({})), []
+
+    def fill() -> None:
+        try:
+            while True:
+                send(ours, handout)
+        except OSError as error:
+            errors.append(type(error))
+
+    filling = threading.Thread(target=fill)
+    with ours:
+        with theirs:
+            filling.start()
+            filling.join(20)
+            waiting = filling.is_alive()
+        # Who waits is woken by the end of the other side.
+        filling.join()
+    assert (waiting, errors) == (False, [BlockingIOError])

@@ -15,9 +15,9 @@ PACKAGE = Path(fastroute.__file__).parent
 #: Top-level names of the package by layer, lowest first. A module imports from lower layers and from its own
 #: package only.
 LAYERS = (
-    ("interfaces", "errors", "clock"),
+    ("interfaces", "errors", "clock", "_pure"),
     ("_core",),
-    ("config", "context", "words", "rows", "sqlite"),
+    ("config", "context", "descriptors", "outgoing", "words", "rows", "sqlite"),
     (
         "downstream", "auth", "routing", "load", "balance", "health", "failover", "limits", "billing", "upstream",
         "dialects", "observe",
@@ -56,9 +56,11 @@ WITHIN_A_LAYER = {
     ("__main__", "cli"),
 }
 
-# Forks for each module: an interpreter start costs more than most of the imports.
+# Forks for each module: an interpreter start costs more than most of the imports. What is not ours is there already: to
+# import it again in each of hundreds of processes takes most of the time.
 IMPORT_EACH_ALONE = """
 import importlib, json, os, sys, traceback
+import asyncio, granian, httpx, importlib.metadata, msgspec, multiprocessing, orjson, sqlite3, ssl, uvloop, yaml
 root, names = sys.argv[1], sys.argv[2:]
 sys.path.insert(0, root)
 failed = []

@@ -1,15 +1,20 @@
 """A client's connection of the direct lane: HTTP/1.1, one request at a time, in the worker's own event loop."""
 
 import asyncio
+import fcntl
 import logging
 import re
+import struct
+import termios
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastroute.downstream.http1.body import IncomingBody
 from fastroute.downstream.http1.exchange import Exchange
-from fastroute.downstream.http1.heads import LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun
+from fastroute.downstream.http1.heads import LENGTH, NO_BODY, BadHeadError, RequestHead, check_begun, read_begun
 from fastroute.downstream.lane import AnswerCutError
+from fastroute.errors import GatewayError
+from fastroute.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from fastroute.downstream.http1.listener import DirectListener
@@ -19,6 +24,13 @@ log = logging.getLogger("fastroute")
 #: Of an answer to what is no request.
 NO_HEAD: Final = RequestHead("GET", b"", b"", [], -1, NO_BODY, False, False, False, False)
 
+#: What is said of it, by status: (code, message).
+_NO_REQUEST: Final = {
+    400: ("invalid_request_error", "the request head is malformed"),
+    408: ("request_timeout", "the request head did not arrive in time"),
+    431: ("headers_too_large", "the request head is too large"),
+}
+
 #: A task that is given a name makes none up, which takes longer than to begin it.
 _TASK: Final = "request"
 
@@ -26,14 +38,42 @@ _TASK: Final = "request"
 HELD_BYTES: Final = 1 << 18
 #: How long a connection without a request is kept (nginx's keepalive_timeout).
 IDLE_S: Final = 75
+#: The same while there are as many connections as there may be: others may wait for a place.
+FULL_IDLE_S: Final = 5
 #: A client that is still sending gets so long, and so many bytes, to read why nobody listens any more.
 LINGER_S: Final = 2
 LINGER_BYTES: Final = 1 << 22
+#: Who was not told that the connection will end has so long for a request that is on its way already. A connection that
+#: is closed with bytes unread is reset.
+LAST_CALL_S: Final = 0.1
+#: Who comes in as the worker stops, and sends nothing: at least one second, for the first tick may come at once.
+LAST_IDLE_S: Final = 1
 _BLANK_LINES: Final = re.compile(rb"(?:\r\n)*+")
 
 
-class Connection(asyncio.Protocol):
-    """Reads requests, hands each to the application, and looks after what stands still. Ticks are seconds."""
+def held_by_kernel(transport: Outgoing) -> int:
+    """Return how many bytes were written to a client that it has not acknowledged; 0 if the kernel does not say."""
+    return _ask_kernel(transport, termios.TIOCOUTQ)
+
+
+def unread_by_us(transport: Outgoing) -> int:
+    """Return how many bytes a client has sent that the loop has not read yet; 0 if the kernel does not say."""
+    return _ask_kernel(transport, termios.FIONREAD)
+
+
+def _ask_kernel(transport: Outgoing, what: int) -> int:
+    try:
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), what, bytes(4))
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+class Connection:
+    """Reads requests, hands each to the application, and looks after what stands still. Ticks are seconds.
+
+    An `asyncio.Protocol`, though not by descent: a C structure cannot have a class of Python's for a parent.
+    """
 
     __slots__ = (
         "_buffer",
@@ -59,7 +99,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: "DirectListener", loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
         self._loop = loop
-        self.transport: Any = None
+        self.transport: Outgoing = None  # type: ignore[assignment]  # until it is connected
         #: The request under way.
         self.exchange: Exchange | None = None
         #: Serves one request after another; between two of them it waits for its turn.
@@ -117,7 +157,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection."""
-        self.transport = transport
+        self.transport = self.listener.outbox.take_over(transport)
         self.listener.enter(self)
 
     def data_received(self, data: bytes) -> None:
@@ -150,6 +190,8 @@ class Connection(asyncio.Protocol):
         self.eof = True
         self._wake()
         if self.exchange is None:
+            # That closes the connection.
+            self.transport.flush()
             return False
         if self.exchange.incoming is not None and not self.exchange.incoming.complete:
             self.exchange.incoming.spoil()
@@ -188,7 +230,7 @@ class Connection(asyncio.Protocol):
                 self._wait_for_more(data)
                 return
         except BadHeadError as error:
-            self._reject(error.status)
+            self._reject(error.status, data)
             return
         at, head, digits = found
         length = -1
@@ -263,14 +305,19 @@ class Connection(asyncio.Protocol):
         if self._lost:
             return False
         if not exchange.finished:
+            # Up to here it was sent.
+            self.transport.flush()
             self.transport.abort()
             return False
         incoming = exchange.incoming
         unread = incoming if incoming is not None and not incoming.complete else None
         self._since = self.listener.tick
-        if exchange.closing or self.eof or self.listener.stopping:
+        if exchange.closing or self.eof:
             self._close(unread is not None or bool(self._buffer))
             return False
+        if self.listener.stopping:
+            # When the answer began, nobody knew: the client may be sending the next request already.
+            self._loop.call_later(LAST_CALL_S, self.stop)
         if unread is not None:
             unread.drop()
             self._rest = unread
@@ -294,10 +341,13 @@ class Connection(asyncio.Protocol):
 
     # --- its end
 
-    def _reject(self, status: int) -> None:
-        """Answer what is no request."""
+    def _reject(self, status: int, data: bytes) -> None:
+        """Answer what is no request, though it may begin like one."""
+        code, message = _NO_REQUEST[status]
+        method, path = read_begun(data)
         exchange = Exchange(self, NO_HEAD, b"", -1, b"", None)
-        exchange.respond(status, [], b"")
+        exchange.method = method
+        exchange.respond(*self.listener.refuse(GatewayError(status, code, message, close=True), path))
         self._close(True)
 
     def _close(self, lingering: bool) -> None:
@@ -322,9 +372,14 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def stop(self) -> None:
-        """End the connection if it is idle; else it ends with its request."""
-        if self.exchange is None and not self._buffer and not self._lingering:
-            self.transport.close()
+        """End the connection if it is idle; else it ends with its request.
+
+        One that has come, but that a loop which was held up has not read yet, is served too.
+        """
+        if self.exchange is not None or self._buffer or self._lingering or self._lost:
+            return
+        if not unread_by_us(self.transport):
+            self._close(self._rest is not None)
 
     def _hold(self) -> None:
         if not self._held:
@@ -342,6 +397,9 @@ class Connection(asyncio.Protocol):
         """End what has stood still for too long."""
         listener = self.listener
         unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            # The kernel takes more only when a third of its megabytes has gone, for which a slow client needs long.
+            unsent += held_by_kernel(self.transport)
         if unsent and unsent == self._stalled:
             if tick - self._stalled_since >= listener.write_timeout_s:
                 self.transport.abort()
@@ -357,8 +415,8 @@ class Connection(asyncio.Protocol):
             if incoming is not None and not incoming.complete:
                 incoming.check_rate(tick, listener.min_body_rate)
         elif self._buffer:
-            if waited_s > listener.header_timeout_s:
-                self._reject(408)
-        elif waited_s > (0 if listener.stopping else IDLE_S) and not unsent:
-            # Those that were idle when it began to stop have ended; one that was just being accepted is found here.
+            # It began somewhere between two ticks, and is not to be cut off before its time.
+            if waited_s >= listener.header_timeout_s + 1:
+                self._reject(408, self._buffer)
+        elif waited_s > listener.idle_s and not unsent and not unread_by_us(self.transport):
             self.transport.close()

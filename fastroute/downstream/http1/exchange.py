@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from fastroute._core.heads import answer_head, whole_answer
+from fastroute.context import Context
 from fastroute.downstream.http1.body import IncomingBody
 from fastroute.downstream.http1.heads import BROKEN, RequestHead
 from fastroute.downstream.lane import ClientGoneError, too_large
@@ -87,7 +88,7 @@ class Exchange:
             headers[self.head.length_at] = (b"content-length", self._digits)
         return headers
 
-    async def read_body(self, length: int, limit: int) -> bytes:
+    async def read_body(self, length: int, limit: int, ctx: Context | None = None) -> bytes:
         """Return the whole request body; see `Downstream`."""
         if length > limit:
             raise too_large(limit)
@@ -101,6 +102,8 @@ class Exchange:
         self._connection.expect(incoming)
         while not incoming.complete and not incoming.broken and incoming.size <= limit:
             await incoming.wait()
+            if ctx is not None:
+                ctx.progress += 1
             if incoming.slow:
                 raise GatewayError(408, "request_timeout", "the request body came too slowly", close=True)
         if incoming.size > limit:

@@ -33,6 +33,10 @@ _LINE_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"{1,32}(?: (?:[\x21-\x7e]+(
 _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb"{1,256}+:" + _VALUE + rb"\r\n)*+\r\n")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"{1,256}+):[ \t]*+(" + _VALUE + rb")\r\n")
+# What can be read of a start line that is no good, or not all here: method, and path up to its query.
+_METHOD_AND_PATH: Final = re.compile(
+    rb"(" + _TOKEN + rb"{1,32}) (?:[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\s]+)?(/[^\x00-\x20?#\x7f-\xff]*)"
+)
 _SCHEME_AND_HOST: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
 
 
@@ -123,6 +127,12 @@ def parse_head(data: bytes) -> RequestHead:
     method = line[1].decode()
     plain = persistent and not http10 and method != "HEAD"
     return RequestHead(method, path, query, headers, length_at, framing, http10, persistent, expects, plain)
+
+
+def read_begun(data: bytes) -> tuple[str, bytes]:
+    """Return the method and path that bytes begin with which are no head; "" and b"" where none can be read."""
+    begun = _METHOD_AND_PATH.match(data)
+    return (begun[1].decode(), begun[2]) if begun is not None else ("", b"")
 
 
 def check_begun(data: bytes, checked: int = 0) -> None:

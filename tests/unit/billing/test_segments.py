@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastroute.billing.segments import (
@@ -55,6 +55,16 @@ def test_a_torn_tail_waits_for_its_end(path: Path) -> None:
     path.write_bytes(whole)
     assert read(path, len(line(1))) == ([2], len(whole), 0)
     assert read(path, len(whole)) == ([], len(whole), 0)
+
+
+@pytest.mark.parametrize("room", [1, 4095, 4096, 4097, 8192, 1 << 19])
+@pytest.mark.parametrize("begun", [0, 1, 30])
+def test_room_made_in_advance_is_nothing(path: Path, room: int, begun: int) -> None:
+    """Whether or not the line before it is whole, and however its pages lie."""
+    for lines in (0, 1, 20, 21):
+        written = b"".join(line(number) for number in range(1, lines + 1))
+        path.write_bytes(written + line(lines + 1)[:begun] + bytes(room))
+        assert read(path) == (list(range(1, lines + 1)), len(written), 0)
 
 
 def test_a_line_torn_and_ended_costs_only_itself(path: Path) -> None:
@@ -127,6 +137,7 @@ def test_a_finished_segment_has_no_tail_to_wait_for(path: Path) -> None:
 
 
 @given(pieces=st.lists(st.one_of(st.integers(1, 10**6), st.binary(max_size=50)), max_size=20))
+@example(pieces=[b"\n"])
 def test_any_bytes_between_lines_leave_the_lines_intact(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[int | bytes]
 ) -> None:
@@ -140,5 +151,6 @@ def test_any_bytes_between_lines_leave_the_lines_intact(
     assert ids == [piece for piece in pieces if isinstance(piece, int)]
     intact = [number for number, piece in enumerate(pieces) if isinstance(piece, int)]
     judged = pieces[: intact[-1] + 1] if intact else []
-    empty = next((n for n, piece in enumerate(pieces[len(judged) :]) if piece != b""), len(pieces) - len(judged))
+    behind = b"".join(piece + b"\n" for piece in pieces[len(judged) :] if isinstance(piece, bytes))
+    empty = len(behind) - len(behind.lstrip(b"\n"))
     assert offset == sum(len(line(p)) if isinstance(p, int) else len(p) + 1 for p in judged) + empty

@@ -1,5 +1,6 @@
 """Small files and what is wrong with them."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,3 +30,12 @@ def faults(tmp_path: Path, text: str, env: Mapping[str, str] | None = None, name
 def echo_with(extra: str) -> str:
     """Return a document with one echo provider, on its last line, after `extra`."""
     return f"{extra}\nproviders: [{ECHO}]\n"
+
+
+def check_text(path: str, env: Mapping[str, str] | None = None) -> list[str]:
+    """Return the faults of the file at `path`, one printable line each. env None: the process environment."""
+    try:
+        load_file(path, os.environ if env is None else env)
+    except ConfigError as error:
+        return error.faults
+    return []

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fastroute.cli import main
-from fastroute.config import check_text, doubts, load_file
+from fastroute.config import doubts, load_file
+from tests.unit.config.helpers import check_text
 
 PROVIDERS = """
 providers:

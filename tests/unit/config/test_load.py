@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastroute.config import Config, check_text, load_file, not_in_force, refuse_open, with_overrides
+from fastroute.config import Config, load_file, not_in_force, refuse_open, with_overrides
 from fastroute.config.load import MAX_FILE_BYTES
 from fastroute.errors import ConfigError
-from tests.unit.config.helpers import echo_with, faults, load
+from tests.unit.config.helpers import check_text, echo_with, faults, load
 
 NAMES = ["c.yaml", "c.yml", "c.json", "c.toml"]
 
@@ -212,7 +212,7 @@ def test_nothing_is_said_about_defaults(tmp_path: Path) -> None:
 
 def test_fields_that_are_not_in_force(tmp_path: Path) -> None:
     text = echo_with("""\
-server: {limits: {write_timeout_ms: 5000, min_body_rate_bytes_s: 0, max_headers: 50}}
+server: {lane: granian, limits: {write_timeout_ms: 5000, min_body_rate_bytes_s: 0, max_headers: 50}}
 auth: {path_tokens: [abc], keys: [{id: a, key: k, budget: {usd: 5}}]}
 tenants: [{id: t, budget: {usd: 1}}]""")
     found = not_in_force(load(tmp_path, text))
@@ -220,10 +220,9 @@ tenants: [{id: t, budget: {usd: 1}}]""")
         "server.limits.min_body_rate_bytes_s", "server.limits.write_timeout_ms",
         "tenants.budget", "auth.keys.budget",
     ]  # fmt: skip
-    assert all(line.endswith("but in force with server.lane: direct only") for line in found[:2])
+    assert all(line.endswith("but not in force with server.lane: granian") for line in found[:2])
     assert all(line.endswith(": accepted, but not in force in this version") for line in found[2:])
-    direct = not_in_force(load(tmp_path, text.replace("server: {", "server: {lane: direct, ")))
-    assert direct == found[2:]
+    assert not_in_force(load(tmp_path, text.replace("lane: granian, ", ""))) == found[2:]
 
 
 def test_the_routing_system_is_in_force(tmp_path: Path) -> None:

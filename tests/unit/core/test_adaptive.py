@@ -469,6 +469,13 @@ def test_a_quota_comes_back_evenly_until_it_is_full(stand: Stand) -> None:
     assert stand.headroom == ROOMY
 
 
+def test_a_quota_of_nothing_does_not_come_back(stand: Stand) -> None:
+    """A limit of 0 is what providers say where they set none."""
+    stand.allow(requests_limit=0, requests_remaining=0, requests_reset_ms=70_000)
+    assert stand.view.requests == (0, 0, 0)
+    assert stand.view.headroom == ROOMY
+
+
 def test_a_quota_of_a_day_comes_back_only_at_its_end(stand: Stand) -> None:
     stand.allow(day_requests_limit=1000, day_requests_remaining=0, day_requests_reset_ms=86_400_000)
     stand.now_ms += 43_200_000

@@ -361,6 +361,19 @@ def test_positions_out_of_range(attempts: Any) -> None:
                 look(row, NOW)
 
 
+def test_work_that_no_cell_holds_counts_nothing(attempts: Any, segment: Any) -> None:
+    ticket = attempts.enter(0, ROW, 1, NOW)
+    for call in (
+        lambda: attempts.enter(0, ROW, 1 << 64, NOW),
+        lambda: attempts.enter_anyway(0, ROW, 1 << 64, NOW),
+        lambda: attempts.first_token(0, ROW, 1 << 64, -1.0, NOW),
+        lambda: attempts.leave(0, ROW, ticket, OK, -1.0, NOW, 0, 0, 1 << 64),
+    ):
+        with pytest.raises(OverflowError):
+            call()
+    assert [segment.total(ROW, column) for column in (cells.IN_FLIGHT, cells.WORK, cells.REQUESTS)] == [1, 1, 0]
+
+
 def test_a_closed_segment(attempts: Any, segment: Any) -> None:
     segment.close()
     for call in (

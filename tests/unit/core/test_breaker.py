@@ -543,12 +543,12 @@ class Meddled(pure_counters.Segment):
     meddle: Callable[[], object] | None = None
     meddled = 0
 
-    def cas_cell(self, endpoint: int, i: int, expect: int, new: int) -> bool:
-        if i == cells.BREAKER and self.meddle is not None:
+    def swap(self, at: int, expect: int, new: int) -> bool:
+        if at == self.shared_at(ROW) + cells.BREAKER and self.meddle is not None:
             meddle, self.meddle = self.meddle, None
             self.meddled += 1
             meddle()
-        return super().cas_cell(endpoint, i, expect, new)
+        return super().swap(at, expect, new)
 
 
 @pytest.fixture

@@ -541,8 +541,14 @@ def test_a_slow_provider_without_errors_stays_eligible(half: Half, segment: Any)
 
 def test_a_closed_segment(half: Half, segment: Any) -> None:
     pool = pool_of(half, segment, [1])
+    empty = pool_of(half, segment, [])
     segment.close()
-    for call in (lambda: pool.gate(need_of(half)), lambda: pool.why(0, need_of(half))):
+    for call in (
+        lambda: pool.gate(need_of(half)),
+        lambda: pool.why(0, need_of(half)),
+        lambda: pool.weight(0, NOW),
+        lambda: empty.gate(need_of(half)),
+    ):
         with pytest.raises(ValueError, match="closed"):
             call()
 

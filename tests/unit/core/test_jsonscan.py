@@ -65,6 +65,11 @@ def test_dispatcher_offers_one_half() -> None:
         (b'{"a" : [ { } ] , "b":{"a":1,"a":2}}', jsonscan.KIND_OBJECT),
         (b"[]", jsonscan.KIND_ARRAY),
         (b'[ 1 , "]" , [ ] , {"x":"}"} ]', jsonscan.KIND_ARRAY),
+        (rb'"\\"', jsonscan.KIND_STRING_ESCAPED),
+        (rb'"\""', jsonscan.KIND_STRING_ESCAPED),
+        (rb'"\\\",\"\\"', jsonscan.KIND_STRING_ESCAPED),
+        (rb'[ "\"]" , "\\" , {"\\\"}":"\\\\"} , "}" ]', jsonscan.KIND_ARRAY),
+        (rb'{ "\\":"\"}" , "a":[ "\\\"]" ] , "\"":"\\" }', jsonscan.KIND_OBJECT),
     ],
 )
 @pytest.mark.parametrize("around", [b'{"model":%b}', b' {\t"x" : 1 ,\r\n"model" : %b , "y":[{}]}\n'])

@@ -23,6 +23,7 @@ SCALARS = (
     | st.integers(-(2**70), 2**70)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=40)
+    | st.text('"\\{}[],:a', max_size=8)
 )
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(KEYS, v, max_size=4), max_leaves=12)
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=6)

@@ -420,7 +420,7 @@ def test_a_standby_idle_for_a_day_is_chosen_like_any_other(half: Half, segment: 
     assert_shares(shares(choose, pool, 8_000, seed=24, now_ms=NOW + DAY_MS), [0, 1, 1])
 
 
-@pytest.mark.parametrize("name", ["least_connections", "p2c"])
+@pytest.mark.parametrize("name", ["least_connections", "p2c", "weighted_random"])
 def test_a_closed_segment(half: Half, segment: Any, name: str) -> None:
     pool = pool_of(half, segment, [1, 1])
     segment.close()

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastroute._core import _sse_py
@@ -88,6 +88,28 @@ def test_the_halves_agree_on_everything_at_every_step(
 ) -> None:
     chunks = cut(stream, at)
     assert run(sse, chunks, options) == run(_sse_py, chunks, options)
+
+
+#: A whole event as it is sent, of 14 bytes but for the blank line; what is nearly one, and what it may come after.
+PLAIN = b'data: {"a":1}\n\n'
+NEARLY = [PLAIN * 2, b'data: {"a":1}\nid: 7\n\n', b'data: {"a":\r1}\n\n', b"data: {\n", b"data: {\n\n\n"]
+OPEN = [b"data: {}\n", b"event: error\n", b": note", b"\n", b"\r", b"data: {}\r\n\r", b"x" * 20, b"\xef\xbb\xbf"]
+pieces = st.one_of(
+    st.just(PLAIN), st.sampled_from(NEARLY), st.sampled_from(OPEN), marked_blocks().map(lambda block: block[0])
+)
+sizes = st.fixed_dictionaries({"max_event_bytes": st.sampled_from([13, 14, 15, 1 << 20]), "strip_usage": st.booleans()})
+
+
+@pytest.mark.parametrize("sse", twins("sse"))
+@settings(max_examples=600, deadline=None)
+@given(chunks=st.lists(pieces, max_size=8), sizes=sizes)
+@example(chunks=[b'data: {"choices":[],"usage":{}}\r\r', PLAIN, b"\n"], sizes={"strip_usage": True})
+def test_a_feed_may_be_one_whole_event(sse: ModuleType, chunks: list[bytes], sizes: dict[str, Any]) -> None:
+    outs, states = run(sse, chunks, sizes)
+    assert (outs, states) == run(_sse_py, chunks, sizes)
+    whole_outs, whole_states = run(sse, [b"".join(chunks)], sizes)
+    assert b"".join(outs) == b"".join(whole_outs)
+    assert states[-1] == whole_states[-1]
 
 
 @pytest.mark.parametrize("sse", twins("sse"))

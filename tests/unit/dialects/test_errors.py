@@ -85,6 +85,15 @@ def test_anthropic_sdk_reads_the_body(status: int, code: str) -> None:
     assert error.body["error"]["code"] == code
 
 
+def test_an_anthropic_error_names_its_request() -> None:
+    body = anthropic.error_body(404, "model_not_found", "No.", None, "fr-1")
+    event = anthropic.error_event(502, "upstream_error", "It broke.", "fr-1").split(b"data: ")[1]
+    for error in (json.loads(body), json.loads(event)):
+        assert set(error) == {"type", "error", "request_id"}
+        assert error["request_id"] == "fr-1"
+    assert json.loads(anthropic.error_body(404, "model_not_found", "No."))["request_id"] is None
+
+
 @pytest.mark.parametrize(("status", "code"), CASES)
 def test_gemini_sdk_reads_the_body(status: int, code: str) -> None:
     client = gemini_client(status, gemini.error_body(status, code, "No.", "model"))

@@ -30,6 +30,32 @@ APIS: dict[str, Dialect] = {
     "countTokens": gemini,
 }
 
+#: APIs that are recorded and not served. Whatever else is recorded is replayed.
+NOT_SERVED = {
+    "audio.transcriptions",
+    # Anthropic's before `messages`
+    "complete",
+    "responses.compact",
+    # Bedrock
+    "converse",
+    "converse-stream",
+    "count-tokens",
+    "invoke",
+    "invoke-with-response-stream",
+    # Cohere
+    "chat-v1",
+    "chat-v2",
+    "embed",
+    "generate",
+    # Ollama
+    "ollama/chat",
+    "ollama/embed",
+    "ollama/embeddings",
+    "ollama/generate",
+    # Vertex
+    "predict",
+}
+
 #: Recordings whose counts contradict themselves; disjoint buckets must differ from them in one field.
 IMPOSSIBLE = {
     # more cached than prompt tokens: clipped
@@ -52,14 +78,16 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8"))
 
 
+def recorded() -> list[Path]:
+    return [path for path in sorted(RECORDINGS.glob("*/*.json")) if path.name != "_index.json"]
+
+
 def recordings() -> list[Any]:
     if not RECORDINGS.is_dir():
         reason = "no ../shared/recordings beside the repository"
         return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
     return [
-        pytest.param(path, id=f"{path.parent.name}/{path.stem}")
-        for path in sorted(RECORDINGS.glob("*/*.json"))
-        if path.name != "_index.json" and read(path).get("api") in APIS
+        pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in recorded() if read(path)["api"] in APIS
     ]
 
 

@@ -1,7 +1,9 @@
 """The pool against a scripted upstream, on both event loops, with both halves of h1; after each nothing is left."""
 
 import asyncio
+import gc
 import ssl
+import weakref
 from collections.abc import Callable, Coroutine
 from types import ModuleType
 from typing import Any
@@ -431,6 +433,30 @@ def test_tls(run: Run, authority: trustme.CA) -> None:
             shown(pool, live=0, idle=0)
 
     run(main())
+
+
+@pytest.mark.parametrize("by", ["us", "the peer"])
+def test_what_tls_needs_is_freed_with_its_connection(run: Run, authority: trustme.CA, by: str) -> None:
+    """Its buffers are large, and workers let the collector of cycles look for them only now and then."""
+    headers = [(b"connection", b"close")] if by == "the peer" else []
+
+    async def main() -> None:
+        script = json_response(200, {}, headers)
+        async with MockUpstream(lambda _: script, ssl_context=server_context(authority, "127.0.0.1")) as upstream:
+            pool = make_pool(upstream.port, tls=client_context(authority))
+            connection = await pool.open()
+            left = weakref.ref(connection.transport.get_extra_info("ssl_object"))
+            await exchange(connection)
+            del connection
+            await pool.close()
+            while left() is not None:
+                await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("fault", ["another name", "another address", "unknown authority"])

@@ -13,6 +13,7 @@ import uvloop
 from fastroute._core._h1_errors import HIGH_WATER, READ_BUFFER_BYTES, UpstreamError
 from fastroute.context import Context
 from fastroute.interfaces import Exchange
+from fastroute.outgoing import Outbox
 from fastroute.upstream import pool as pool_module
 from fastroute.upstream.mock import (
     Close,
@@ -36,6 +37,7 @@ from fastroute.upstream.mock import (
 from fastroute.upstream.pool import Origin, Pool
 from fastroute.upstream.transport import STALE_WITHIN_NS, WRITE_PIECE_BYTES, FastTransport, UpstreamRequest
 from tests.unit.core.twins import twins
+from tests.unit.outboxes import BusyOutbox
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MIB = 1 << 20
@@ -56,13 +58,22 @@ def h1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Modul
     return request.param
 
 
+@pytest.fixture(autouse=True, params=[None, BusyOutbox])
+def outbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "outbox", request.param)
+
+
 class Client:
     """A transport of one origin, with what a test wants to look at."""
+
+    outbox: type[Outbox] | None = None
 
     def __init__(self, port: int, *, most: int = 4, tls: ssl.SSLContext | None = None) -> None:
         self.ns = 0
         loop = asyncio.get_running_loop()
-        self.pool = Pool(loop, Origin("127.0.0.1", port, tls), bytearray(READ_BUFFER_BYTES), lambda: self.ns, most)
+        outbox = self.outbox(loop) if self.outbox is not None else None
+        origin = Origin("127.0.0.1", port, tls)
+        self.pool = Pool(loop, origin, bytearray(READ_BUFFER_BYTES), lambda: self.ns, most, outbox)
         self.transport = FastTransport(self.pool, lambda: self.ns)
         self.ctx = Context(None, None, 1, "r", 0, 0, None)
 

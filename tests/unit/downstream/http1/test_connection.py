@@ -1,8 +1,10 @@
 import asyncio
 import random
+import socket
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -10,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastroute.downstream.http1 import connection as connections
 from fastroute.downstream.http1.body import RATE_GRACE_S
-from fastroute.downstream.http1.connection import HELD_BYTES, IDLE_S, LINGER_BYTES, LINGER_S, Connection
+from fastroute.downstream.http1.connection import HELD_BYTES, IDLE_S, LAST_IDLE_S, LINGER_BYTES, LINGER_S, Connection
 from fastroute.downstream.http1.exchange import DISCARD_BYTES, Exchange
 from fastroute.downstream.http1.listener import DirectListener, LaneLimits
 from fastroute.downstream.lane import AnswerCutError, ClientGoneError
 from fastroute.errors import GatewayError
+from fastroute.outgoing import Outbox
+from tests.unit.outboxes import BusyOutbox
 
 Application = Callable[[Exchange], Awaitable[None]]
 LIMIT = 1 << 20
@@ -38,6 +43,9 @@ class Wire:
     def write_eof(self) -> None:
         self.ended = "eof"
 
+    def is_closing(self) -> bool:
+        return self.ended in ("closed", "aborted")
+
     def close(self) -> None:
         self.ended = "closed"
 
@@ -55,14 +63,41 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
+    def get_extra_info(self, name: str) -> Any:
+        assert name == "socket"
+        return self
+
+    def fileno(self) -> int:
+        raise OSError("it is in memory")
+
+
+@pytest.fixture(autouse=True, params=[Outbox, BusyOutbox])
+def outbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stand, "make_outbox", request.param)
+
+
+def refuse_for_nothing(error: GatewayError, path: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Say what was wrong, and with what path."""
+    return error.status, [(b"x-code", error.code.encode()), (b"x-path", path)], error.message.encode()
+
 
 class Stand:
     """A connection, its transport, and what its application saw."""
 
+    make_outbox = Outbox
+
     def __init__(self, application: Application) -> None:
         loop = asyncio.get_running_loop()
         limits = LaneLimits(10, 4096, header_timeout_s=5, write_timeout_s=7, min_body_rate=100)
-        self.listener = DirectListener(application, None, limits, backlog=1, wall_ns=lambda: 0)  # type: ignore[arg-type]
+        self.listener = DirectListener(
+            application,
+            None,  # type: ignore[arg-type]
+            limits,
+            backlog=1,
+            wall_ns=lambda: 0,
+            outbox=self.make_outbox(loop),
+            refuse=refuse_for_nothing,
+        )
         self.wire = Wire()
         self.connection = Connection(self.listener, loop)
         self.connection.connection_made(self.wire)  # type: ignore[arg-type]
@@ -432,15 +467,19 @@ def test_who_is_refused_is_not_told_to_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "status"),
+    ("data", "status", "path"),
     [
-        (b"\x16\x03\x01", 400),
-        (b"GET / HTTP/1.1\n\n", 400),
-        (b"GET / HTTP/1.1\r\nx\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nx: " + b"y" * 5000, 431),
+        (b"\x16\x03\x01", 400, b""),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, b""),
+        (b"GET / HTTP/1.1\n\n", 400, b"/"),
+        (b"GET /a?key=b HTTP/1.1\nx: y\n\n", 400, b"/a"),
+        (b"GET http://h/a/b#c HTTP/1.1\r\n\r\n", 400, b"/a/b"),
+        (b"GET /\xc3\xa9 HTTP/1.1\r\n\r\n", 400, b"/"),
+        (b"\r\n\r\nGET /a HTTP/1.1\r\nx\r\n\r\n", 400, b"/a"),
+        (b"GET /a HTTP/1.1\r\nx: " + b"y" * 5000, 431, b"/a"),
     ],
 )
-def test_what_is_no_request(data: bytes, status: int) -> None:
+def test_what_is_no_request(data: bytes, status: int, path: bytes) -> None:
     async def application(exchange: Exchange) -> None:
         raise AssertionError("not a request")
 
@@ -448,9 +487,22 @@ def test_what_is_no_request(data: bytes, status: int) -> None:
         stand = Stand(application)
         await stand.feed(data)
         [(seen, headers, body)] = stand.answers(b"GET")
-        assert (seen, headers[b"connection"], body, stand.wire.ended) == (status, b"close", b"", "eof")
+        assert (seen, headers[b"connection"], stand.wire.ended) == (status, b"close", "eof")
+        code = b"invalid_request_error" if status == 400 else b"headers_too_large"
+        assert (headers[b"x-code"], headers[b"x-path"]) == (code, path)
+        assert b"request head" in body
         await stand.feed(GET)
         assert stand.wire.sent.count(b"HTTP/1.1") == 1
+
+    run(test)
+
+
+def test_what_would_have_been_answered_without_a_body_is_refused_without_one() -> None:
+    async def test() -> None:
+        stand = Stand(repeat)
+        await stand.feed(b"HEAD /a HTTP/1.1\r\nx\r\n\r\n")
+        [(status, headers, body)] = stand.answers(b"HEAD")
+        assert (status, headers[b"x-path"], body) == (400, b"/a", b"")
 
     run(test)
 
@@ -637,6 +689,46 @@ def test_an_answer_that_nobody_takes_is_cut() -> None:
     run(test)
 
 
+def test_what_the_kernel_holds_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = 4_000_000
+    monkeypatch.setattr(connections, "held_by_kernel", lambda transport: held)
+
+    async def test() -> None:
+        nonlocal held
+        stand = Stand(repeat)
+        await stand.feed(GET)
+        stand.wire.unsent = 1000
+        for _ in range(30):
+            held -= 1
+            await stand.pass_time(1)
+        assert stand.wire.ended == ""
+        await stand.pass_time(7)
+        assert stand.wire.ended == "aborted"
+
+    run(test)
+
+
+def test_what_the_kernel_holds() -> None:
+    outbox = Outbox(None)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        ours, _ = server.accept()
+        with ours:
+            wire = Wire()
+            wire.get_extra_info = lambda name: {"socket": ours}[name]  # type: ignore[assignment, misc]
+            ours.setblocking(False)
+            sent = 0
+            with suppress(BlockingIOError):
+                while True:
+                    sent += ours.send(b"x" * 65536)
+            held = connections.held_by_kernel(outbox.take_over(wire))
+            assert 0 < held <= sent
+            while sent:
+                sent -= len(client.recv(1 << 20))
+            # Whoever has read all of it has acknowledged all but perhaps the last of it.
+            assert connections.held_by_kernel(outbox.take_over(wire)) < held
+    assert connections.held_by_kernel(outbox.take_over(Wire())) == 0
+
+
 def test_half_a_head_has_its_time() -> None:
     async def test() -> None:
         stand = Stand(repeat)
@@ -647,7 +739,26 @@ def test_half_a_head_has_its_time() -> None:
         await stand.pass_time(2)
         assert stand.wire.sent == b""
         await stand.pass_time(1)
-        assert stand.answers(b"GET")[0][0] == 408
+        [(status, headers, body)] = stand.answers(b"GET")
+        assert (status, headers[b"x-code"], headers[b"x-path"]) == (408, b"request_timeout", b"/a")
+        assert b"in time" in body
+
+    run(test)
+
+
+def test_no_head_is_cut_off_before_its_time() -> None:
+    """It begins between two ticks: the first one after it may come at once."""
+
+    async def test() -> None:
+        stand = Stand(repeat)
+        stand.listener.header_timeout_s = 1.5
+        await stand.feed(GET[:-5])
+        await stand.pass_time(2)
+        assert stand.wire.sent == b""
+        await stand.pass_time(1)
+        [(status, headers, body)] = stand.answers(b"GET")
+        assert (status, headers[b"x-code"], headers[b"x-path"]) == (408, b"request_timeout", b"/a")
+        assert b"in time" in body
 
     run(test)
 
@@ -811,8 +922,71 @@ def test_who_was_just_being_accepted_does_not_delay_the_end() -> None:
         late.listener.stopping = True
         await late.feed(GET)
         assert late.answers(b"GET")[0][1][b"connection"] == b"close"
+        stand.listener.idle_s = LAST_IDLE_S
+        # The first tick may come at once: what it sends may be on its way.
+        await stand.pass_time(1)
+        assert stand.wire.ended == ""
         await stand.pass_time(1)
         assert stand.wire.ended == "closed"
+
+    run(test)
+
+
+def test_who_was_told_nothing_of_the_end_may_send_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LAST_CALL_S", 3600)
+    go = asyncio.Event()
+
+    async def application(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        await go.wait()
+        await exchange.finish(b"ok")
+
+    async def test() -> None:
+        stand = Stand(application)
+        await stand.feed(GET)
+        stand.listener.stopping = True
+        go.set()
+        await settle()
+        [(_, headers, _)] = stand.answers(b"GET")
+        assert (b"connection" in headers, stand.wire.ended) == (False, "")
+        await stand.feed(GET)
+        [_, (_, headers, body)] = stand.answers(b"GET", b"GET")
+        assert (headers[b"connection"], body, stand.wire.ended) == (b"close", b"ok", "closed")
+
+    run(test)
+
+
+def test_who_sends_nothing_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LAST_CALL_S", 0)
+
+    async def application(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        stand.listener.stopping = True
+        await exchange.finish(b"ok")
+
+    async def test() -> None:
+        nonlocal stand
+        stand = Stand(application)
+        await stand.feed(GET)
+        await asyncio.sleep(0.01)
+        assert (len(stand.answers(b"GET")), stand.wire.ended) == (1, "closed")
+
+    stand: Stand
+    run(test)
+
+
+def test_who_is_still_sending_what_nobody_wanted_can_read_the_answer_at_a_stop() -> None:
+    async def application(exchange: Exchange) -> None:
+        await exchange.respond(401, [], b"no")
+
+    async def test() -> None:
+        stand = Stand(application)
+        await stand.feed(post(b"x" * 1000)[:-500])
+        stand.connection.stop()
+        assert (len(stand.answers(b"POST")), stand.wire.ended) == (1, "eof")
+        await stand.feed(b"x" * 500)
+        await stand.pass_time(LINGER_S + 1)
+        assert stand.wire.ended == "aborted"
 
     run(test)
 

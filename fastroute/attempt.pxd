@@ -1,0 +1,2 @@
+from fastroute.context cimport Context
+from fastroute.upstream.endpoint cimport Endpoint

@@ -1,0 +1,5 @@
+from fastroute.context cimport Context
+
+
+cdef class Watch:
+    cdef public object _loop, _now, _departed, _active, _timer

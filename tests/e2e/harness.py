@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 
@@ -27,6 +27,8 @@ from fastroute.control.plane import LEDGER_FILE
 from fastroute.upstream.mock import MockUpstream, Request, Script
 from tests.children import WATCHER, with_paths
 from tests.ports import free_ports
+
+T = TypeVar("T")
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
@@ -120,6 +122,17 @@ class Gateway:
     def children(self) -> list[int]:
         """Return the process ids of all descendants of the supervisor, in the order of their ids."""
         return descendants(self.pid)
+
+    def control_plane(self) -> int:
+        """Return the process id of the control plane, once there is one."""
+        return wait_until(lambda: _holder_of_the_ledger(self.children()))
+
+    def kill_control_plane(self) -> int:
+        """Kill it and return its process id once it is gone: a process that is about to die is still found."""
+        victim = self.control_plane()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in self.children())
+        return victim
 
     # --- its life
 
@@ -302,12 +315,25 @@ def _ingested(path: str, directory: str) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Return once `condition()` holds; it is asked every few milliseconds. Raises AssertionError if it never does."""
+def _holder_of_the_ledger(pids: list[int]) -> int:
+    """Return which process has the ledger's file or lock open, 0 if none has."""
+    for pid in pids:
+        with suppress(OSError):  # it ended, or closed a file, meanwhile
+            if any("ledger" in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+    return 0
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 10.0) -> T:
+    """Return what `condition()` gives once that is true; it is asked every few milliseconds.
+
+    Raises AssertionError if it never is.
+    """
     end = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.005)
+    return found
 
 
 def descendants(pid: int) -> list[int]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,6 @@ def make(gateway: Gateway, **fields: object) -> str:
 def revoke(gateway: Gateway, key_id: str) -> None:
     status, document = call(gateway, "DELETE", f"{KEYS}/{key_id}")
     assert (status, document["state"]) == (200, "revoked")
-
-
-def control_plane(gateway: Gateway) -> int:
-    """Return the process id of the control plane: the child that has the ledger open."""
-
-    def found() -> int | None:
-        for pid in gateway.children():
-            with suppress(OSError):
-                if any("ledger" in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()):
-                    return pid
-        return None
-
-    wait_until(found)
-    return found() or 0
 
 
 class Links:
@@ -137,7 +123,7 @@ def halted_without_locks(pid: int) -> bool:
 @contextmanager
 def without_control_plane(gateway: Gateway) -> Iterator[None]:
     """While this lasts the control plane does nothing, and nobody starts another."""
-    pid = control_plane(gateway)
+    pid = gateway.control_plane()
     while not halted_without_locks(pid):
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.01)
@@ -363,7 +349,7 @@ def test_known_keys_outlive_the_control_plane(tmp_path: Path) -> None:
         links.wait(one, 200)
         links.wait(two, 200)
         for _ in range(3):
-            os.kill(control_plane(gateway), signal.SIGKILL)
+            gateway.kill_control_plane()
             assert links.statuses(one) == links.statuses(two) == [200] * 4
             assert links.statuses("sk-unknown") == [401] * 4
         with without_control_plane(gateway):
@@ -381,7 +367,7 @@ def test_a_worker_that_starts_without_the_control_plane_knows_what_was_published
             links.wait(two, 200)
             revoke(gateway, "one")
             links.wait(one, 401)
-        control = control_plane(gateway)
+        control = gateway.control_plane()
         with without_control_plane(gateway):
             before = set(gateway.children()) - {control}
             for pid in before:
@@ -483,7 +469,7 @@ def test_what_a_killed_command_has_not_published_is_published_all_the_same(tmp_p
         with linked(gateway) as links:
             commit_and_die(gateway, "revoke")
             links.wait("sk-late", 401)  # by the control plane
-        os.kill(control_plane(gateway), signal.SIGKILL)
+        gateway.kill_control_plane()
     with gateway:
         assert ask(gateway, "sk-late", chat()).status == 401
 

@@ -77,23 +77,14 @@ def check_ledger(gateway: Gateway, load: Load) -> None:
     assert len(rest) <= 4 * 8, "rows for requests that nobody made"
 
 
-def control_plane(gateway: Gateway) -> int:
-    """Return the process id of the control plane: the child that has the ledger's lock or file open."""
-    for pid in gateway.children():
-        with suppress(OSError):
-            if any("ledger" in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()):
-                return pid
-    return 0
-
-
 def test_workers_killed_under_load(tmp_path: Path) -> None:
     with Gateway({**ECHO, "server": {"workers": 2}}, tmp_path) as gateway:
         with Load(gateway) as load:
             for _ in range(3):
                 load.wait_answers(50)
                 before = gateway.children()
-                wait_until(lambda: control_plane(gateway))
-                victim = next(pid for pid in before if pid != control_plane(gateway))
+                control = gateway.control_plane()
+                victim = next(pid for pid in before if pid != control)
                 os.kill(victim, signal.SIGKILL)
                 wait_until(lambda gone=victim: gone not in gateway.children() and len(gateway.children()) == 3)
             load.wait_answers(50)
@@ -107,12 +98,11 @@ def test_the_control_plane_killed_under_load(tmp_path: Path) -> None:
     with Gateway(ECHO, tmp_path) as gateway:
         with Load(gateway) as load:
             for _ in range(3):
-                wait_until(lambda: control_plane(gateway))
-                victim = control_plane(gateway)
+                victim = gateway.control_plane()
                 load.wait_answers(30)
                 os.kill(victim, signal.SIGKILL)
                 load.wait_answers(30)
-                wait_until(lambda gone=victim: control_plane(gateway) not in (0, gone))
+                wait_until(lambda gone=victim: gateway.control_plane() != gone)
         check_ledger(gateway, load)
         assert len(gateway.records()) == len(load.answered), "traffic was disturbed"
 
@@ -141,8 +131,9 @@ def is_alive(pid: int) -> bool:
 def test_a_worker_that_keeps_dying_is_restarted_more_and_more_slowly(tmp_path: Path) -> None:
     with Gateway(ECHO, tmp_path) as gateway:
         for _ in range(3):
-            wait_until(lambda: get_status(gateway.port, "/livez") == 200 and control_plane(gateway))
-            [worker] = [pid for pid in gateway.children() if pid != control_plane(gateway)]
+            wait_until(lambda: get_status(gateway.port, "/livez") == 200)
+            control = gateway.control_plane()
+            [worker] = [pid for pid in gateway.children() if pid != control]
             os.kill(worker, signal.SIGKILL)
             wait_until(lambda gone=worker: gone not in gateway.children())
         wait_until(lambda: get_status(gateway.port, "/livez") == 200)
@@ -154,8 +145,8 @@ def test_a_worker_that_keeps_dying_is_restarted_more_and_more_slowly(tmp_path: P
 def test_connections_wait_while_the_only_worker_is_away(tmp_path: Path) -> None:
     """The supervisor keeps the socket: a request made while nobody serves is answered by the next worker."""
     with Gateway(ECHO, tmp_path) as gateway:
-        wait_until(lambda: control_plane(gateway))
-        [worker] = [pid for pid in gateway.children() if pid != control_plane(gateway)]
+        control = gateway.control_plane()
+        [worker] = [pid for pid in gateway.children() if pid != control]
         os.kill(worker, signal.SIGSTOP)
         link = connect(gateway)
         link.connect()
@@ -168,8 +159,8 @@ def test_connections_wait_while_the_only_worker_is_away(tmp_path: Path) -> None:
 def test_a_drain_with_a_dead_worker_still_exits_0(tmp_path: Path) -> None:
     with Gateway({**ECHO, "server": {"workers": 2}}, tmp_path) as gateway:
         assert ask(gateway, KEY, ASK).status == 200
-        wait_until(lambda: control_plane(gateway))
-        os.kill(next(pid for pid in gateway.children() if pid != control_plane(gateway)), signal.SIGKILL)
+        control = gateway.control_plane()
+        os.kill(next(pid for pid in gateway.children() if pid != control), signal.SIGKILL)
         assert gateway.terminate() == 0
         assert len(gateway.records()) == 1
 

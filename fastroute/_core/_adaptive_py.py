@@ -8,6 +8,7 @@ counted as sent under the segment's lock.
 """
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Final
 
 from fastroute._core._adaptive_rules import (
@@ -70,6 +71,7 @@ _SETTLED: Final = AIMD << 2 | ANSWERED << 4
 #: Where an Allowance has what remains of the dimensions of a quota; the limit is before it, the time behind.
 _REQUESTS_REMAINING: Final = tuple(3 * dimension + 1 for dimension in REQUEST_DIMENSIONS)
 _TOKENS_REMAINING: Final = tuple(3 * dimension + 1 for dimension in TOKEN_DIMENSIONS)
+_tokens_remaining: Final = itemgetter(*_TOKENS_REMAINING)
 
 
 class Adaptive:
@@ -135,7 +137,8 @@ class Adaptive:
         if since >= MARKS // 2:
             since = 0
         self._note(at + QUOTA_REQUESTS, at + QUOTA_REQUESTS_TIMES, _REQUESTS_REMAINING, allowance, since, now_ms)
-        self._note(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, _TOKENS_REMAINING, allowance, 0, now_ms)
+        if max(_tokens_remaining(allowance)) >= 0:
+            self._note(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, _TOKENS_REMAINING, allowance, 0, now_ms)
 
     def excuse(self, row: int) -> None:
         """Note that the next refusal is not the fault of concurrency, because the provider says what it is about."""
@@ -165,6 +168,8 @@ class Adaptive:
         at = self.segment.shared_at(row)
         percent = setting.headroom_percent
         requests = self._left(at + QUOTA_REQUESTS, at + QUOTA_REQUESTS_TIMES, FEW_REQUESTS, percent, now_ms)
+        if not self._numbers[at + QUOTA_TOKENS]:
+            return requests
         tokens = self._left(at + QUOTA_TOKENS, at + QUOTA_TOKENS_TIMES, 1, percent, now_ms)
         return requests if requests > tokens else tokens
 
@@ -338,9 +343,10 @@ class Adaptive:
                 least_limit, least, reset_ms = limit, remaining, allowance[place + 1]
         if least < 0:
             return
-        reset_ms = DEFAULT_RESET_MS if reset_ms < 0 else min(reset_ms, MAX_RESET_MS)
-        numbers[at] = least_limit << 32 | max(0, least - since)
-        numbers[times_at] = now_ms + reset_ms << 24 | min(reset_ms, MAX_SPAN_MS)
+        if not 0 <= reset_ms <= MAX_RESET_MS:
+            reset_ms = DEFAULT_RESET_MS if reset_ms < 0 else MAX_RESET_MS
+        numbers[at] = least_limit << 32 | (least - since if least > since else 0)
+        numbers[times_at] = now_ms + reset_ms << 24 | (reset_ms if reset_ms < MAX_SPAN_MS else MAX_SPAN_MS)
 
     def _quota(self, at: int, times_at: int, now_ms: int) -> tuple[int, int, int]:
         """Return a `Quota` as it is now: what remained, and what has come back since at an even pace."""

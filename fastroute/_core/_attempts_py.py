@@ -85,8 +85,9 @@ class Attempts:
     def enter(self, worker: int, row: int, work: int, now_ms: int) -> int:
         """Admit an attempt and count it in; return its ticket, -1 if the breaker refuses it (nothing is counted)."""
         segment = self._segment
-        own_at = segment.own_at(worker, row)
-        ticket = self._admit(segment.shared_at(row), now_ms)
+        own_at, at = segment.places(worker, row)
+        word = self._words[at + BREAKER]
+        ticket = self._admit(at, now_ms) if word & 3 != CLOSED else (word >> 10 & 0x3FFF) << 2
         if ticket >= 0:
             segment.move(own_at, 1, work, 0)
             if self.adaptive is not None:
@@ -126,8 +127,9 @@ class Attempts:
         left alone, 0 if it did not say. bits: 64 random bits.
         """
         segment = self._segment
-        own_at, at = segment.own_at(worker, row), segment.shared_at(row)
-        hint_ms = min(hint_ms, MAX_HINT_MS)
+        own_at, at = segment.places(worker, row)
+        if hint_ms > MAX_HINT_MS:
+            hint_ms = MAX_HINT_MS
         if self.adaptive is not None:
             self.adaptive.leave(row, ticket >> MARK_SHIFT, verdict, cost_ms, hint_ms, now_ms)
         segment.move(own_at, -1, -work, 1)
@@ -317,11 +319,13 @@ class Attempts:
     def _measured(self, at: int, cost_ms: float, now_ms: int) -> None:
         """Note the time to the first token of a good answer: in the cost, and among the latencies."""
         self._observe(at, cost_ms, now_ms, False)
+        words = self._words
         place, lane = latency_place(cost_ms)
         at += LATENCY_0 + place
-        epoch, counts = aged_latencies(self._words[at], now_ms // self._window_ms & 0xFFFF)
-        if counts >> 16 * lane & MAX_SATURATED != MAX_SATURATED:
-            self._words[at] = epoch << 48 | counts + (1 << 16 * lane)
+        epoch, counts = aged_latencies(words[at], now_ms // self._window_ms & 0xFFFF)
+        lane *= 16
+        if counts >> lane & MAX_SATURATED != MAX_SATURATED:
+            words[at] = epoch << 48 | counts + (1 << lane)
 
     def _observe(self, at: int, sample: float, now_ms: int, only_if_above: bool) -> None:
         """Take a sample into the peak EWMA. only_if_above: leave it be if it has a worse opinion already."""

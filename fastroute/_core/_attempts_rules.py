@@ -57,6 +57,8 @@ LATENCY_LEAST: Final = 10
 LATENCY_OCTAVES: Final = 16
 #: An epoch that lies ahead by no more than this is another worker's, which has looked at the clock later.
 EPOCHS_AHEAD: Final = 16
+_SHORTEST_US: Final = 1 << LATENCY_LEAST
+_LONGEST_US: Final = (1 << LATENCY_LEAST + LATENCY_OCTAVES) - 1
 _LANES: Final = 3
 _COUNT: Final = 0xFFFF
 
@@ -118,8 +120,8 @@ def checked(policy: Policy) -> Policy:
 
 def latency_place(cost_ms: float) -> tuple[int, int]:
     """Return (cell, count in it) of a time that is not negative."""
-    us = int(min(cost_ms, 1e8) * 1000.0)
-    us = min(max(us, 1 << LATENCY_LEAST), (1 << LATENCY_LEAST + LATENCY_OCTAVES) - 1)
+    us = int(cost_ms * 1000.0) if cost_ms < 1e8 else _LONGEST_US
+    us = _SHORTEST_US if us < _SHORTEST_US else us if us < _LONGEST_US else _LONGEST_US
     power = us.bit_length() - 1
     return power - LATENCY_LEAST, 3 * (us - (1 << power)) >> power
 

@@ -186,6 +186,13 @@ class Segment:
             return _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS
         return self._cell_at(worker, endpoint, 0)
 
+    def places(self, worker: int, endpoint: int) -> tuple[int, int]:
+        """Return (`own_at` of a worker and an endpoint, `shared_at` of the endpoint)."""
+        if 0 <= worker < self.workers and 0 <= endpoint < self.endpoints and not self._closed:
+            own_at = _FIRST_CELL + (worker * self.endpoints + endpoint) * COLUMNS
+            return own_at, self.first_shared + endpoint * CELLS
+        return self._cell_at(worker, endpoint, 0), self._shared_at(endpoint, 0)
+
     def move(self, own_at: int, in_flight: int, work: int, requests: int) -> None:
         """Add to three columns of the row at `own_at`, at once for all threads. OverflowError for too much work."""
         if not -_TWO_63 <= work < _TWO_63:

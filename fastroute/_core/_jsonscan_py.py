@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from math import isinf
+from operator import itemgetter
 from typing import Final
 
 import orjson
@@ -73,10 +74,12 @@ _TRUSTED_STRING = _TRUSTED_PLAIN + rb"(?:\\." + _TRUSTED_PLAIN + rb")*+"
 # The first quote ends a string unless there is a backslash before it. One byte alone is what `re` looks for fastest.
 _TRUSTED_TO_QUOTE = rb'"[^"]*+(?<!\\)"'
 _ANY_TRUSTED_STRING = _TRUSTED_TO_QUOTE + rb'|"' + _TRUSTED_STRING + rb'"'
+_KEY: Final = itemgetter(1)
 _OPENING: Final = re.compile(_WS + rb"\{")
 # A number of 513 bytes covers at least 64 of every 8th byte of the body; lists of ordinary numbers do not.
 _SAMPLING: Final = 8
-_LONG_NUMBER_SAMPLE: Final = re.compile(rb"[0-9.eE+-]{64}")
+_NUMERIC: Final = bytes(0x30 if byte in b"0123456789.eE+-" else 0x20 for byte in range(256))
+_LONG_NUMBER_SAMPLE: Final = b"0" * (MAX_NUMBER_BYTES // _SAMPLING)
 
 
 def _container_pattern(opening: bytes, depth: int) -> bytes:
@@ -143,7 +146,9 @@ class Scanner:
     def _accepted(self, body: bytes) -> tuple[int, ...] | None:
         """Return the result for a body that is certainly acceptable; None where that takes a closer look."""
         opening = _OPENING.match(body)
-        if opening is None or (len(body) > MAX_NUMBER_BYTES and _LONG_NUMBER_SAMPLE.search(body[::_SAMPLING])):
+        if opening is None:
+            return None
+        if len(body) > MAX_NUMBER_BYTES and _LONG_NUMBER_SAMPLE in body[::_SAMPLING].translate(_NUMERIC):
             return None
         try:
             orjson.loads(body)
@@ -158,7 +163,7 @@ class Scanner:
         members: list[re.Match[bytes]] = list(islice(iter(step, None), MAX_MEMBERS + 1))
         if not 0 < len(members) <= MAX_MEMBERS or body[members[-1].end() - 1] != _CLOSE_OBJECT:
             return None
-        named = {member[1]: member for member in members}
+        named = dict(zip(map(_KEY, members), members, strict=True))
         if len(named) < len(members) or b"\\" in b"".join(named):
             return None
         spans = self._absent.copy()
@@ -166,7 +171,7 @@ class Scanner:
         for key, member in named.items():
             place = get(key)
             if place is not None:
-                kind = member.lastindex - 1  # type: ignore[operator]
+                kind = member.lastindex - 1
                 start, end = member.span(kind + 1)
                 if kind == KIND_STRING and body.find(b"\\", start, end) >= 0:
                     kind = KIND_STRING_ESCAPED

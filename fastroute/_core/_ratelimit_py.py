@@ -56,6 +56,8 @@ _DATE: Final = re.compile(
     rb"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,32})?"
     rb"([Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
+#: Of so many fields at most, so that what is remembered of them has a bound.
+_PLACED_FIELDS: Final = 64
 _WHATS: Final = {what: place for place, what in enumerate(WHATS)}
 _LIMIT, _REMAINING, _RESET = 0, 1, 2
 #: Where the fields that do not say what they are about are kept until all have been read.
@@ -68,28 +70,43 @@ def read_allowance(headers: list[Header], wall_ms: int) -> Allowance | None:
     Of several fields for one thing the first counts; one that does not name its dimension is about requests, where
     no other is. Requests and tokens whose renewal would take hours or weeks are those of a day or a month.
     """
-    placed = [(place, value) for name, value in headers if (place := _place(name)) >= 0]
+    if len(headers) == 0:
+        return None
+    names, values = zip(*headers, strict=True)
+    # Nearly all answers of an endpoint have the same fields; what their names say is remembered.
+    find = _places if len(names) <= _PLACED_FIELDS else _places.__wrapped__
+    placed = find(names)
     if not placed:
         return None
     found = [-1] * (3 * (DIMENSIONS + 1))
     in_units = [False] * (DIMENSIONS + 1)
-    for place, value in placed:
+    known = False
+    for at, place in placed:
         if found[place] >= 0:
             continue
+        value = values[at]
         if place % 3 == _RESET:
             found[place], in_units[place // 3] = _time(value.strip(b" \t"), wall_ms)
         else:
             found[place] = _count(value.strip(b" \t"))
-    if max(found[:3]) < 0:
+        known = known or found[place] >= 0
+    if not known:
+        return None
+    if found[_LIMIT] < 0 and found[_REMAINING] < 0 and found[_RESET] < 0:
         found[:3] = found[3 * _BARE :]
     if in_units[REQUESTS_LEFT]:
         _move(found, REQUESTS_LEFT, DAY_REQUESTS_LEFT)
     if in_units[TOKENS_LEFT] and found[3 * TOKENS_LEFT + _RESET] > LONG_MS:
         _move(found, TOKENS_LEFT, DAY_TOKENS_LEFT)
-    return Allowance(*found[: 3 * DIMENSIONS]) if max(found[: 3 * DIMENSIONS]) >= 0 else None
+    return Allowance(*found[: 3 * DIMENSIONS])
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
+def _places(names: tuple[bytes, ...]) -> tuple[tuple[int, int], ...]:
+    """Return which of the fields count, and where the value of each belongs."""
+    return tuple((at, place) for at, name in enumerate(names) if (place := _place(name)) >= 0)
+
+
 def _place(name: bytes) -> int:
     """Return where a field's value belongs, -1 for one that is about something else."""
     if name.startswith(b"x-ratelimit"):

@@ -39,6 +39,14 @@ class _Random:
         return (self.next() >> 11) * _ULP
 
 
+def _first_word(bits: int) -> int:
+    """Return what `_Random(bits).next()` gives first."""
+    z = bits + 0x9E3779B97F4A7C15 & _MASK_64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
+    return z ^ z >> 31
+
+
 def _splitmix64(state: int) -> Iterator[int]:
     while True:
         state = state + 0x9E3779B97F4A7C15 & _MASK_64
@@ -169,13 +177,19 @@ def p2c(candidates: Candidates, bits: int, now_ms: int, decay_ms: int) -> int:
     if count <= 1:
         return candidates.positions[0] if count else -1
     candidates.segment.check_open()
-    random = _Random(bits)
-    first, first_weight = _draw(candidates, random, now_ms, -1)
     if count == 2:
-        # However often it takes to draw the other one, what has been drawn in vain decides nothing.
-        second = candidates.positions[first == candidates.positions[0]]
+        # However often it takes to draw the other one, what has been drawn in vain decides nothing. Nor is there a need
+        # to draw whether one of the greatest weight is taken.
+        positions = candidates.positions
+        first = positions[_first_word(bits) >> 63]
+        first_weight = candidates.weight_of(first, now_ms)
+        if first_weight < candidates.max_weight:
+            first, first_weight = _draw(candidates, _Random(bits), now_ms, -1)
+        second = positions[first == positions[0]]
         second_weight = candidates.weight_of(second, now_ms)
     else:
+        random = _Random(bits)
+        first, first_weight = _draw(candidates, random, now_ms, -1)
         second, second_weight = _draw(candidates, random, now_ms, first)
     mean = (first_weight + second_weight) / 2.0
     first_load = _load(candidates, first, first_weight / mean, now_ms, decay_ms)

@@ -23,6 +23,10 @@ class Dialect(Protocol):
     def DEFAULT_HEADERS(self) -> tuple[tuple[bytes, bytes], ...]:
         """Request headers to add where the client sent none of that name."""
 
+    @property
+    def REQUEST_ID(self) -> bytes:
+        """The answer's field in which its SDKs look for the id of the request."""
+
     def usage_from_json(self, body: bytes) -> Usage | None:
         """Return the usage of a whole response body; None if the provider reported none."""
 

@@ -17,6 +17,7 @@ NAME: Final[DialectName] = "anthropic"
 KEEP_ALL: Final = True
 #: To add where the client sent none of that name.
 DEFAULT_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = ((b"anthropic-version", b"2023-06-01"),)
+REQUEST_ID: Final = b"request-id"
 
 _SCANNER: Final = Scanner(("usage",))
 

@@ -16,6 +16,7 @@ NAME: Final[DialectName] = "gemini"
 #: Every chunk repeats the running total; the last one is the whole usage.
 KEEP_ALL: Final = False
 DEFAULT_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = ()
+REQUEST_ID: Final = b"x-request-id"
 
 _SCANNER: Final = Scanner(("usageMetadata",))
 _AUDIO: Final = ("AUDIO", 4)  # the enum's name, or its number where a recorder or proxy left that

@@ -27,6 +27,7 @@ NAME: Final[DialectName] = "openai"
 #: The last usage of a stream is the whole usage (Perplexity repeats a running total).
 KEEP_ALL: Final = False
 DEFAULT_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = ()
+REQUEST_ID: Final = b"x-request-id"
 
 _SCANNER: Final = Scanner(("usage",))
 _CACHE_READ: Final = ("cached_tokens", "cache_read_input_tokens")

@@ -20,6 +20,8 @@ def error_reply(error: GatewayError, dialect: ModuleType, request_id: str) -> tu
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode()),
     ]
+    if dialect.REQUEST_ID != b"x-request-id":
+        headers.append((dialect.REQUEST_ID, request_id.encode()))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.status == 405 and error.param:

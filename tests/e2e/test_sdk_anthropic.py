@@ -84,8 +84,10 @@ def test_errors(gateway: Gateway, client: anthropic.Anthropic) -> None:
     with anthropic.Anthropic(base_url=gateway.url, api_key="sk-wrong") as stranger:
         with pytest.raises(anthropic.AuthenticationError):
             stranger.messages.create(model="claude-echo", **ASK)
-    with pytest.raises(anthropic.NotFoundError):
+    with pytest.raises(anthropic.NotFoundError) as refused:
         client.messages.create(model="unknown", **ASK)
+    # Where this SDK looks for it; a refusal of the gateway's has the gateway's.
+    assert refused.value.request_id == refused.value.response.headers["x-request-id"]
     with pytest.raises(anthropic.APIStatusError) as caught:
         client.messages.create(model="overloaded", **ASK)
     assert caught.value.status_code == 529

@@ -38,7 +38,7 @@ from fastroute.interfaces import (
 from fastroute.observe.access import AccessLog
 from fastroute.race import Race
 from fastroute.recorder import Recorder, heed
-from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, is_held
+from fastroute.relay import ATTEMPTS, HOLD_BYTES, PARSE_IN_THREAD_BYTES, Relay, collect, has_event, is_held
 from fastroute.routing.listing import Offer, model_document
 from fastroute.routing.plan import Plan
 from fastroute.routing.refusals import exhausted
@@ -273,6 +273,9 @@ class Gateway:
                 await exchange.wait()
                 first = exchange.read()
             attempt.survey = survey(exchange.headers, first)
+            if ctx.stream and exchange.error is not None and not has_event(attempt.survey, first):
+                # It has broken off with nothing in it for the client.
+                raise exchange.error
         except UpstreamError as error:
             self.recorder.fail(attempt, exchange, error, ctx)
             close_exchange(exchange)

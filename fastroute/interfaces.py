@@ -417,8 +417,8 @@ class Exchange(Protocol):
     """An answer under way from a provider. `status` and `headers` are those of the final head.
 
     `read` returns what has come since the last call; `wait` is awaited when that was nothing and `complete` is not
-    set. `wait` raises UpstreamError. `close` may be called at any time and any number of times: a complete exchange
-    gives its connection back, any other one drops it.
+    set. `wait` raises UpstreamError; where it is known before, it is in `error`. `close` may be called at any time and
+    any number of times: a complete exchange gives its connection back, any other one drops it.
     """
 
     @property
@@ -436,6 +436,10 @@ class Exchange(Protocol):
     @property
     def complete(self) -> bool:
         """Return whether the whole answer has been received."""
+
+    @property
+    def error(self) -> Exception | None:
+        """Return the UpstreamError for which no more of the answer will come, None while none is known."""
 
     def read(self) -> bytes:
         """Return the body bytes received since the last call."""

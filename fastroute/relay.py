@@ -20,6 +20,7 @@ from fastroute.failover.classify import Outcome
 from fastroute.interfaces import Exchange, Header, Usage
 from fastroute.routing.plan import Plan
 from fastroute.upstream.endpoint import Endpoint
+from fastroute.upstream.survey import Survey
 
 #: A whole answer up to this size is held until it is complete, so that one that breaks off can still fail over.
 HOLD_BYTES: Final = 1 << 20
@@ -264,3 +265,12 @@ def is_held(ctx: Context, exchange: Exchange) -> bool:
     if exchange.length > HOLD_BYTES or ctx.survey.events:
         return False
     return not ctx.stream or exchange.length >= 0
+
+
+def has_event(survey: Survey, first: bytes) -> bool:
+    """Whether an answer that begins with `first` is an event stream, and one of its events with data is whole."""
+    if not survey.events:
+        return False
+    meter = StreamMeter(max_event_bytes=MAX_EVENT_BYTES)
+    meter.feed(first)
+    return meter.events > 0

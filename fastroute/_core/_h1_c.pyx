@@ -249,8 +249,10 @@ cdef class ChunkedDecoder:
     cdef int digits
     cdef Py_ssize_t line
     cdef Py_ssize_t trailer
+    cdef readonly bytes before_fault
 
     def __cinit__(self):
+        self.before_fault = b""
         self.reset()
 
     cdef void reset(self) noexcept:
@@ -298,69 +300,74 @@ cdef class ChunkedDecoder:
                 if digit >= 0:
                     self.digits += 1
                     if self.digits > 16:
-                        raise _malformed("chunk size too long")
+                        raise self.fault(p, out, "chunk size too long")
                     self.left = self.left * 16 + digit
                     self.state = SIZE
                     if self.left > (<unsigned long long>1 << 62):
-                        raise _malformed("chunk size too large")
+                        raise self.fault(p, out, "chunk size too large")
                 elif self.state == SIZE and c == 13:
                     self.state = SIZE_LF
                 elif self.state == SIZE and c == 59:
                     self.state = EXTENSION
                     self.line = 0
                 else:
-                    raise _malformed("malformed chunk size")
+                    raise self.fault(p, out, "malformed chunk size")
             elif self.state == EXTENSION:
                 if c == 13:
                     self.state = SIZE_LF
                 else:
                     self.line += 1
                     if not VALUE[c] or self.line > MAX_CHUNK_LINE:
-                        raise _malformed("malformed chunk extension")
+                        raise self.fault(p, out, "malformed chunk extension")
             elif self.state == SIZE_LF:
                 if c != 10:
-                    raise _malformed("chunk size not followed by CRLF")
+                    raise self.fault(p, out, "chunk size not followed by CRLF")
                 self.digits = 0
                 self.state = DATA if self.left > 0 else TRAILER
             elif self.state == DATA_CR:
                 if c != 13:
-                    raise _malformed("chunk data not followed by CRLF")
+                    raise self.fault(p, out, "chunk data not followed by CRLF")
                 self.state = DATA_LF
             elif self.state == DATA_LF:
                 if c != 10:
-                    raise _malformed("chunk data not followed by CRLF")
+                    raise self.fault(p, out, "chunk data not followed by CRLF")
                 self.state = SIZE_FIRST
             elif self.state == TRAILER:
                 if c == 13:
                     self.state = LAST_LF
                 elif TOKEN[c] == 0:
-                    raise _malformed("malformed trailer")
+                    raise self.fault(p, out, "malformed trailer")
                 else:
                     self.state = TRAILER_NAME
                     self.trailer += 1
             elif self.state == TRAILER_NAME or self.state == TRAILER_LINE:
                 self.trailer += 1
                 if self.trailer > MAX_TRAILER_BYTES:
-                    raise _malformed("trailer too large")
+                    raise self.fault(p, out, "trailer too large")
                 if self.state == TRAILER_NAME:
                     if c == 58:
                         self.state = TRAILER_LINE
                     elif TOKEN[c] == 0:
-                        raise _malformed("malformed trailer")
+                        raise self.fault(p, out, "malformed trailer")
                 elif c == 13:
                     self.state = TRAILER_LF
                 elif not VALUE[c]:
-                    raise _malformed("malformed trailer")
+                    raise self.fault(p, out, "malformed trailer")
             elif self.state == TRAILER_LF:
                 if c != 10:
-                    raise _malformed("malformed trailer")
+                    raise self.fault(p, out, "malformed trailer")
                 self.state = TRAILER
             else:
                 if c != 10:
-                    raise _malformed("chunked body not ended by CRLF")
+                    raise self.fault(p, out, "chunked body not ended by CRLF")
                 self.state = DONE
         consumed[0] = i
         return out
+
+    cdef object fault(self, unsigned char* p, Py_ssize_t out, str message):
+        """Keep the body bytes p[:out] that came before what is malformed; return what to raise."""
+        self.before_fault = PyBytes_FromStringAndSize(<const char*>p, out)
+        return _malformed(message)
 
 
 cdef enum State:
@@ -523,6 +530,11 @@ cdef class _Connection:
         try:
             self._received(<unsigned char*>view.buf, n)
         except UpstreamError as error:
+            if self._state == BODY:
+                # As if what is malformed had come by itself: whoever waits has first what came before it.
+                if self._chunks.before_fault:
+                    self._keep(self._chunks.before_fault)
+                self._wake()
             self._fail(error)
             self.abort()
         finally:

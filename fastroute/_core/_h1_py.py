@@ -176,11 +176,13 @@ class ChunkedDecoder:
     """Strict decoder of the chunked transfer coding (RFC 9112 section 7.1).
 
     Chunk sizes are 1 to 16 hexadecimal digits, no sign, no blank, no prefix; extensions and trailers are bounded and
-    thrown away. `feed` raises UpstreamError("malformed") and must not be called again after that.
+    thrown away. `feed` raises UpstreamError("malformed") and must not be called again after that; the body bytes of
+    that feed that came before what is malformed are then in `before_fault`.
     """
 
     def __init__(self) -> None:
         self.done = False
+        self.before_fault = b""
         self._line = b""  # the incomplete size or trailer line
         self._left = 0
         self._state = "size"
@@ -190,25 +192,29 @@ class ChunkedDecoder:
         """Return (body bytes, bytes consumed); fewer are consumed than given only once `done`."""
         out: list[bytes] = []
         i, n = 0, len(data)
-        while i < n and not self.done:
-            if self._state == "data":
-                piece = data[i : i + self._left]
-                out.append(piece)
-                self._left -= len(piece)
-                i += len(piece)
-                if self._left == 0:
-                    self._state = "data-end"
-                continue
-            plain = _PLAIN_SIZE.match(data, i) if self._state == "size" and not self._line else None
-            if plain is None:
-                i = self._line_feed(data, i)
-                continue
-            i, size = plain.end(), int(plain[1], 16)
-            if size and data.startswith(b"\r\n", i + size):
-                out.append(data[i : i + size])
-                i += size + 2
-            else:
-                self._begin(size)
+        try:
+            while i < n and not self.done:
+                if self._state == "data":
+                    piece = data[i : i + self._left]
+                    out.append(piece)
+                    self._left -= len(piece)
+                    i += len(piece)
+                    if self._left == 0:
+                        self._state = "data-end"
+                    continue
+                plain = _PLAIN_SIZE.match(data, i) if self._state == "size" and not self._line else None
+                if plain is None:
+                    i = self._line_feed(data, i)
+                    continue
+                i, size = plain.end(), int(plain[1], 16)
+                if size and data.startswith(b"\r\n", i + size):
+                    out.append(data[i : i + size])
+                    i += size + 2
+                else:
+                    self._begin(size)
+        except UpstreamError:
+            self.before_fault = b"".join(out)
+            raise
         return out[0] if len(out) == 1 else b"".join(out), i
 
     def _line_feed(self, data: bytes, i: int) -> int:
@@ -269,11 +275,11 @@ class Connection(asyncio.BufferedProtocol):
     """One upstream connection, one exchange at a time.
 
     Life of an exchange: `start` sends the request; `wait` is awaited until `status` is set; then `read` and `wait` in
-    turn until `complete`. `error` is set, and raised by `wait`, when the exchange fails; bytes that came before it can
-    still be read. A connection that is `reusable` may `start` again. Reading pauses while more than HIGH_WATER bytes
-    wait to be read. The read buffer is shared by all connections of one event loop: it is emptied before the loop
-    can fill it again. `close` calls `owner.give(self)`; `owner.connection_closed(self)` is called once the transport
-    is gone.
+    turn until `complete`. `error` is set, and raised by `wait`, when the exchange fails; the head and the bytes that
+    came before it can still be read. Those of the same read too: a `wait` that they end does not raise, the next one
+    does. A connection that is `reusable` may `start` again. Reading pauses while more than HIGH_WATER bytes wait to be
+    read. The read buffer is shared by all connections of one event loop: it is emptied before the loop can fill it
+    again. `close` calls `owner.give(self)`; `owner.connection_closed(self)` is called once the transport is gone.
     """
 
     def __init__(
@@ -419,6 +425,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self._received(bytes(self._view[:nbytes]))
         except UpstreamError as error:
+            if self._state == "body":
+                # As if what is malformed had come by itself: whoever waits has first what came before it.
+                if self._chunks.before_fault:
+                    self._keep(self._chunks.before_fault)
+                self._wake()
             self._fail(error)
             self.abort()
 

@@ -15,6 +15,8 @@ class EchoExchange:
 
     __slots__ = ("_chunks", "_ready", "headers", "length", "status")
 
+    error = None
+
     def __init__(self, status: int, headers: list[Header], chunks: list[bytes]) -> None:
         self.status = status
         self.headers = headers

@@ -13,7 +13,9 @@ from fastroute.upstream.transport import UpstreamRequest
 
 
 class HttpxExchange:
-    """A streamed httpx response behind the exchange interface."""
+    """A streamed httpx response behind the exchange interface. error: not known before somebody waits."""
+
+    error = None
 
     def __init__(self, transport: "HttpxTransport", response: httpx.Response) -> None:
         self._transport = transport

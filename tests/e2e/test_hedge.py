@@ -9,12 +9,23 @@ from typing import Any
 
 import pytest
 
-from fastroute.upstream.mock import MockUpstream, Pause, Request, Script, Stall, json_response
+from fastroute.upstream.mock import (
+    MockUpstream,
+    Pause,
+    Request,
+    Script,
+    Send,
+    Stall,
+    chunk,
+    json_response,
+    response_head,
+)
 from tests.e2e.client import ask, chat, completion
 from tests.e2e.harness import Gateway, ThreadedUpstream, wait_until
 
 KEY = "sk-hedge"
 GOOD = json_response(200, completion())
+EVENTS = response_head(200, [(b"content-type", b"text/event-stream"), (b"transfer-encoding", b"chunked")])
 PRICE = {"input_usd_per_mtok": 2, "output_usd_per_mtok": 10}
 
 
@@ -26,6 +37,8 @@ def slow(request: Request) -> Script:
             return [Pause(0.4), *GOOD]
         case "fails-late":
             return [Pause(0.3), *json_response(500, {"error": {"message": "slow"}})]
+        case "breaks-late":
+            return [Pause(0.3), Send(EVENTS + chunk(b'data: {"half') + b"zz\r\n")]
         case _:
             return GOOD
 
@@ -36,11 +49,13 @@ def quick(request: Request) -> Script:
             return [Pause(2.0), *GOOD]
         case "fails-late":
             return json_response(503, {"error": {"message": "quick"}})
+        case "breaks-late":
+            return [Pause(0.8), Send(EVENTS + chunk(b"data: whole\n\n") + b"0\r\n\r\n")]
         case _:
             return GOOD
 
 
-MODELS = ("stalls", "late", "fails-late", "fine", "unpriced")
+MODELS = ("stalls", "late", "fails-late", "breaks-late", "fine", "unpriced")
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +113,17 @@ def test_the_first_attempt_may_still_win(tmp_path: Path, upstreams: tuple[MockUp
         gateway.wait_idle()
         rows = {row["provider"]: row["outcome"] for row in gateway.records()}
         assert rows == {"slow": "ok", "quick": "hedged"}
+
+
+def test_an_answer_that_breaks_before_its_first_event_does_not_win(
+    tmp_path: Path, upstreams: tuple[MockUpstream, MockUpstream]
+) -> None:
+    with Gateway(config(upstreams), tmp_path) as gateway:
+        answer = ask(gateway, KEY, chat("breaks-late", stream=True))
+        assert (answer.status, answer.body) == (200, b"data: whole\n\n")
+        assert (answer.headers["x-fastroute-provider"], answer.headers["x-fastroute-attempts"]) == ("quick", "2")
+        gateway.wait_idle()
+        assert [(row["provider"], row["outcome"]) for row in gateway.records()] == [("quick", "ok")]
 
 
 def black_hole() -> Iterator[int]:

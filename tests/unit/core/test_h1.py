@@ -18,6 +18,20 @@ HEAD = b"POST / HTTP/1.1\r\nhost: h\r\n\r\n"
 DROP = frozenset({b"set-cookie", b"server"})
 
 
+#: Where the line of the next chunk or a trailer is due, what neither is.
+FAULTS = {
+    "size": b"zz\r\n",
+    "no-size": b"\r\n",
+    "long-size": b"0" * 17,
+    "large-size": b"4000000000000001\r\n",
+    "long-extension": b"5;" + b"x" * 300,
+    "bare-line-feed": b"5\nhello\r\n",
+    "trailer": b"0\r\nA b\r\n\r\n",
+    "long-trailer": b"0\r\nA: " + b"x" * MAX_TRAILER_BYTES,
+    "no-end": b"0\r\n\rx",
+}
+
+
 @pytest.fixture(params=twins("h1"))
 def h1(request: pytest.FixtureRequest) -> ModuleType:
     return request.param
@@ -269,6 +283,24 @@ def test_trailers_are_bounded_as_a_whole(h1: ModuleType) -> None:
         decoder.feed(b"A: b\r\n")
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_the_decoder_had_before_a_fault_is_kept(h1: ModuleType, fault: str) -> None:
+    decoder = h1.ChunkedDecoder()
+    assert decoder.feed(b"3\r\nabc\r\n2\r\nd") == (b"abcd", 12)
+    assert decoder.before_fault == b""
+    with pytest.raises(UpstreamError):
+        decoder.feed(b"e\r\n5\r\nhello\r\n" + FAULTS[fault])
+    assert decoder.before_fault == b"ehello"
+
+
+def test_a_fault_may_have_nothing_before_it(h1: ModuleType) -> None:
+    decoder = h1.ChunkedDecoder()
+    decoder.feed(b"3\r\nabc\r\n")
+    with pytest.raises(UpstreamError):
+        decoder.feed(b"zz\r\n")
+    assert decoder.before_fault == b""
+
+
 # === The exchange ===
 
 
@@ -325,6 +357,52 @@ def test_what_came_before_an_error_can_be_read(h1: ModuleType, loop: asyncio.Abs
     line.feed(b"x")
     assert line.connection.error.kind == "malformed"
     assert line.connection.read() == b"hello"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_came_before_a_fault_in_the_same_read_can_be_read(
+    h1: ModuleType, loop: asyncio.AbstractEventLoop, fault: str
+) -> None:
+    line = Line(h1, loop)
+    connection = line.connection
+    line.feed(response(CHUNKED, body=b"2\r\nab\r\n"))
+    assert connection.read() == b"ab"
+    waiter = connection.wait()
+    line.feed(b"5\r\nhello\r\n" + FAULTS[fault])
+    assert waiter.done()
+    assert waiter.exception() is None
+    assert line.transport.aborts == 1
+    assert (connection.read(), connection.read()) == (b"hello", b"")
+    assert connection.wait().exception().kind == connection.error.kind == "malformed"
+    assert (connection.complete, connection.closed, connection.reusable) == (False, True, False)
+
+
+@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n"])
+def test_a_head_in_the_same_read_as_a_fault_is_known(
+    h1: ModuleType, loop: asyncio.AbstractEventLoop, body: bytes
+) -> None:
+    line = Line(h1, loop)
+    waiter = line.connection.wait()
+    line.feed(response(b"A: b", CHUNKED, line=b"HTTP/1.1 429 x", body=body + b"zz\r\n"))
+    assert waiter.done()
+    assert waiter.exception() is None
+    assert (line.connection.status, line.connection.headers) == (429, [(b"a", b"b")])
+    assert line.connection.read() == body[3:8]
+    assert line.connection.wait().exception().kind == "malformed"
+
+
+def test_what_came_before_a_fault_and_is_too_much_to_read_on_stops_nobody(
+    h1: ModuleType, loop: asyncio.AbstractEventLoop
+) -> None:
+    line = Line(h1, loop)
+    data = b"%x\r\n%b\r\n" % (50_000, b"x" * 50_000)
+    line.feed(response(CHUNKED, body=data))
+    for _ in range(4):
+        line.feed(data)
+    assert not line.transport.paused
+    line.feed(data + b"zz\r\n")
+    assert len(line.connection.read()) == 300_000 > HIGH_WATER
+    assert line.connection.error.kind == "malformed"
 
 
 def test_a_waiter_that_was_cancelled_is_left_alone(h1: ModuleType, loop: asyncio.AbstractEventLoop) -> None:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.corpus_responses import Case, cases
-from tests.unit.core.test_h1 import drive
+from tests.fuzz.corpus_responses import CHUNKED, Case, cases, chunks, response
+from tests.unit.core.test_h1 import Line, drive
 from tests.unit.core.test_h1_hypothesis import cut, mutated, well_framed
 from tests.unit.core.twins import twins
 
@@ -160,6 +160,62 @@ def test_all_accept_what_is_valid(h1: ModuleType, raw: bytes, at: list[int]) -> 
         assert theirs is not None
         if ours.status not in (204, 304):
             assert (theirs.status, theirs.body) == (ours.status, ours.body)
+
+
+#: After good chunks, what ends an answer in a fault. h11 puts up with some of it, but has no more of the body either.
+FAULTS = [
+    b"zz\r\n", b"x", b"-1\r\n", b"0x5\r\nhello\r\n", b" 5\r\n", b"5 \r\n", b"\r\n", b"5;" + b"x" * 300, b"0" * 17,
+    b"f" * 17, b"4000000000000001\r\n", b"5\n", b"0\r\n A: b\r\n\r\n", b"0\r\nA\r\n\r\n", b"0\r\n:\r\n\r\n",
+    b"0\r\nA: " + b"x" * 9_000, b"0\r\n\rx", b"5\r\nhelloXX", b"5\r\nhello\n", b"5\r\nhello\rX",
+]  # fmt: skip
+
+
+def follow(h1: ModuleType, pieces: list[bytes]) -> tuple[bytes, str]:
+    """Return the body and the kind of the error that somebody gets who reads only what a `wait` has announced."""
+    line = Line(h1, LOOP_FREE)
+    got = b""
+    waiter = line.connection.wait()
+    for piece in pieces:
+        line.feed(piece)
+        while waiter.done():
+            if waiter.exception() is not None:
+                return got, waiter.exception().kind
+            got += line.connection.read()
+            waiter = line.connection.wait()
+    return got, ""
+
+
+def read_until_fault(raw: bytes) -> bytes:
+    """Return the body that h11 has of an answer before it refuses the rest, or finds that it has no end."""
+    client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    client.send(h11.Request(method="POST", target="/", headers=[("host", "h"), ("content-length", "0")]))
+    client.send(h11.EndOfMessage())
+    body = b""
+    with pytest.raises(h11.RemoteProtocolError):
+        client.receive_data(raw)
+        client.receive_data(b"")
+        while True:
+            event = client.next_event()
+            if isinstance(event, h11.Data):
+                body += bytes(event.data)
+            assert not isinstance(event, h11.EndOfMessage)
+    return body
+
+
+@pytest.mark.parametrize("h1", twins("h1"))
+@settings(max_examples=400, deadline=None)
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=30), max_size=5),
+    fault=st.sampled_from(FAULTS),
+    at=st.lists(st.integers(0, 300), max_size=6),
+)
+def test_what_came_before_a_fault_is_read_however_it_is_cut(
+    h1: ModuleType, pieces: list[bytes], fault: bytes, at: list[int]
+) -> None:
+    raw = response(CHUNKED, body=chunks(*pieces, end=fault))
+    body = read_until_fault(raw)
+    assert body == b"".join(pieces) + (b"hello" if fault.startswith(b"5\r\n") else b"")
+    assert follow(h1, cut(raw, at)) == (body, "malformed")
 
 
 def test_the_valid_cases_are_the_ones_that_h11_completes() -> None:

@@ -2,8 +2,10 @@
 
 import datetime
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -27,15 +29,28 @@ def config(state: Path, *ids: str, tenants: tuple[str, ...] = ()) -> Config:
     )
 
 
-def desk(state: Path, *ids: str, tenants: tuple[str, ...] = ()) -> KeyDesk:
-    return KeyDesk(config(state, *ids, tenants=tenants), lambda: WALL_NS)
+class MakeDesk(Protocol):
+    def __call__(self, state: Path, *ids: str, tenants: tuple[str, ...] = ()) -> KeyDesk: ...
+
+
+@pytest.fixture
+def desk() -> Iterator[MakeDesk]:
+    """Makes desks, which are closed after the test."""
+    with ExitStack() as stack:
+
+        def make(state: Path, *ids: str, tenants: tuple[str, ...] = ()) -> KeyDesk:
+            made = KeyDesk(config(state, *ids, tenants=tenants), lambda: WALL_NS)
+            stack.callback(made.close)
+            return made
+
+        yield make
 
 
 def request(**fields: Any) -> KeyRequest:
     return msgspec.convert(fields, KeyRequest)
 
 
-def test_a_secret_is_told_once(tmp_path: Path) -> None:
+def test_a_secret_is_told_once(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     [made] = keys.create([request(id="one")])
     assert made["key"].startswith(PREFIX)
@@ -51,7 +66,7 @@ def test_a_secret_is_told_once(tmp_path: Path) -> None:
         assert made["key"].removeprefix(PREFIX).encode() not in path.read_bytes()
 
 
-def test_a_document_says_everything(tmp_path: Path) -> None:
+def test_a_document_says_everything(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     asked = {
         "id": "one",
@@ -71,26 +86,26 @@ def test_a_document_says_everything(tmp_path: Path) -> None:
     assert told["expires_at"] == "2023-11-14T22:14:20.000+00:00"
 
 
-def test_made_up_ids_differ(tmp_path: Path) -> None:
+def test_made_up_ids_differ(desk: MakeDesk, tmp_path: Path) -> None:
     made = desk(tmp_path).create([request() for _ in range(50)])
     assert len({one["id"] for one in made} | {one["key"] for one in made}) == 100
 
 
 def test_states(tmp_path: Path) -> None:
     now = [WALL_NS]
-    keys = KeyDesk(config(tmp_path), lambda: now[0])
-    keys.create([request(id="a", expires_in_s=10), request(id="b"), request(id="c")])
-    keys.revoke("c")
-    now[0] += 10_000_000_000
-    assert [(one["id"], one["state"]) for one in keys.page("", 10, revoked=True)["keys"]] == [
-        ("a", "expired"),
-        ("b", "active"),
-        ("c", "revoked"),
-    ]
+    with closing(KeyDesk(config(tmp_path), lambda: now[0])) as keys:
+        keys.create([request(id="a", expires_in_s=10), request(id="b"), request(id="c")])
+        keys.revoke("c")
+        now[0] += 10_000_000_000
+        assert [(one["id"], one["state"]) for one in keys.page("", 10, revoked=True)["keys"]] == [
+            ("a", "expired"),
+            ("b", "active"),
+            ("c", "revoked"),
+        ]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7, 100])
-def test_every_page_once(tmp_path: Path, limit: int) -> None:
+def test_every_page_once(desk: MakeDesk, tmp_path: Path, limit: int) -> None:
     keys = desk(tmp_path, "c0", "c1", "c2")
     keys.create([request(id=f"s{number}") for number in range(3)])
     found, after = [], ""
@@ -102,7 +117,7 @@ def test_every_page_once(tmp_path: Path, limit: int) -> None:
     assert found == [*((f"c{n}", "config") for n in range(3)), *((f"s{n}", "store") for n in range(3))]
 
 
-def test_listing_makes_no_database(tmp_path: Path) -> None:
+def test_listing_makes_no_database(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path, "app")
     assert [one["id"] for one in keys.page("", 10)["keys"]] == ["app"]
     assert not keys.publish(wait=True)
@@ -118,7 +133,7 @@ def refusal(keys: KeyDesk, **fields: Any) -> tuple[str, str]:
     return caught.value.kind, str(caught.value)
 
 
-def test_what_clashes_is_refused(tmp_path: Path) -> None:
+def test_what_clashes_is_refused(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path, "app", tenants=("acme",))
     keys.create([request(id="one", tenant="acme")])
     assert refusal(keys, id="app") == ("taken", "there is a key 'app' in the configuration already")
@@ -130,7 +145,7 @@ def test_what_clashes_is_refused(tmp_path: Path) -> None:
         keys.revoke("app")
 
 
-def test_all_or_none(tmp_path: Path) -> None:
+def test_all_or_none(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     keys.create([request(id="one")])
     with pytest.raises(KeyRefusedError):
@@ -138,7 +153,7 @@ def test_all_or_none(tmp_path: Path) -> None:
     assert [one["id"] for one in keys.page("", 10)["keys"]] == ["one"]
 
 
-def test_expiry_makes_sense(tmp_path: Path) -> None:
+def test_expiry_makes_sense(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     soon = datetime.datetime.fromtimestamp(WALL_NS / 1e9 + 60, datetime.UTC)
     [made] = keys.create([request(expires_at=soon.isoformat().replace("+00:00", "Z"))])
@@ -176,16 +191,16 @@ def test_nonsense_is_refused(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("usd", ["-4", "-0.000000001", "1000000000.1", "1e300", "0.0000000001", "NaN", "Infinity"])
-def test_a_budget_is_an_amount_of_money(tmp_path: Path, usd: str) -> None:
+def test_a_budget_is_an_amount_of_money(desk: MakeDesk, tmp_path: Path, usd: str) -> None:
     assert refusal(desk(tmp_path), budget={"usd": usd})[0] == "invalid"
 
 
 @pytest.mark.parametrize("usd", ["0", "4", "1000000000", "0.000000001", 12.5])
-def test_amounts_of_money(tmp_path: Path, usd: Any) -> None:
+def test_amounts_of_money(desk: MakeDesk, tmp_path: Path, usd: Any) -> None:
     assert desk(tmp_path).create([request(budget={"usd": usd})])
 
 
-def test_a_secret_that_exists_already(tmp_path: Path) -> None:
+def test_a_secret_that_exists_already(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     [made] = keys.create([request(id="old", key_sha256=digest(b"sk-from-elsewhere").hex())])
     assert "key" not in made
@@ -197,7 +212,7 @@ def test_a_secret_that_exists_already(tmp_path: Path) -> None:
     assert found.key.id == "old"
 
 
-def test_ids_that_the_configuration_has_too_are_named(tmp_path: Path) -> None:
+def test_ids_that_the_configuration_has_too_are_named(desk: MakeDesk, tmp_path: Path) -> None:
     assert clashes(config(tmp_path, "one"), lambda: WALL_NS) == []
     keys = desk(tmp_path)
     keys.create([request(id="one"), request(id="two"), request(id="three")])
@@ -207,14 +222,14 @@ def test_ids_that_the_configuration_has_too_are_named(tmp_path: Path) -> None:
     assert clashes(config(tmp_path, "one"), lambda: WALL_NS) == []
 
 
-def test_no_key_at_all_closes_no_gateway(tmp_path: Path) -> None:
+def test_no_key_at_all_closes_no_gateway(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     with pytest.raises(KeyRefusedError, match="1 to"):
         keys.create([])
     assert not Path(store_path(str(tmp_path))).exists()
 
 
-def test_a_first_key_that_is_refused_closes_no_gateway(tmp_path: Path) -> None:
+def test_a_first_key_that_is_refused_closes_no_gateway(desk: MakeDesk, tmp_path: Path) -> None:
     keys = desk(tmp_path)
     with pytest.raises(KeyRefusedError):
         keys.create([request(id="one"), request(id="one")])
@@ -224,7 +239,7 @@ def test_a_first_key_that_is_refused_closes_no_gateway(tmp_path: Path) -> None:
     assert not published.closed
 
 
-def test_a_stored_key_by_its_id(tmp_path: Path) -> None:
+def test_a_stored_key_by_its_id(desk: MakeDesk, tmp_path: Path) -> None:
     with pytest.raises(KeyRefusedError):
         stored_key(str(tmp_path), "one", lambda: WALL_NS)
     desk(tmp_path).create([request(id="one", tenant="acme")])

@@ -41,34 +41,42 @@ def test_counts_are_sums_over_workers_reloads_and_deaths(gateway: Gateway) -> No
     wake(gateway)
     headers = [{"x-odd": "1"}, {}, {"x-shut": "1"}]
     load = Load(gateway, clients=32, headers=lambda number: headers[number % 3])
-    load.send(300)
-    assert all(counts["one"] + counts["two"] for counts in served(gateway)), "a worker had nothing to count"
-    assert gateway.rule_counts() == {"off": 0, "mark": 300, "odd": 100, "shut": 100}
+    rounds = 0
+
+    def all_have_counted() -> bool:
+        # Which worker takes a connection is up to the kernel: on a busy machine one may get none of a round's.
+        nonlocal rounds
+        rounds += 1
+        assert {reply.status for reply in load.send(300)} == {200, 403}
+        return all(counts["one"] + counts["two"] for counts in served(gateway))
+
+    wait_until(all_have_counted, 30)
+    marked, odd, shut = 300 * rounds, 100 * rounds, 100 * rounds
+    assert gateway.rule_counts() == {"off": 0, "mark": marked, "odd": odd, "shut": shut}
 
     # Asking what would happen is no request.
     document = gateway.explain({"model": "m", "headers": {"x-odd": "1"}})
-    assert (document["rules"], document["rule_matches"]) == (["mark", "odd"], {"mark": 300, "odd": 100})
+    assert (document["rules"], document["rule_matches"]) == (["mark", "odd"], {"mark": marked, "odd": odd})
     document = gateway.explain({"model": "m", "headers": {"x-shut": "1"}})
     assert document["refusal"]["code"] == "refused_by_rule"
-    assert (document["rules"], document["rule_matches"]) == (["mark", "shut"], {"mark": 300, "shut": 100})
-    assert gateway.rule_counts() == {"off": 0, "mark": 300, "odd": 100, "shut": 100}
+    assert (document["rules"], document["rule_matches"]) == (["mark", "shut"], {"mark": marked, "shut": shut})
+    assert gateway.rule_counts() == {"off": 0, "mark": marked, "odd": odd, "shut": shut}
 
     # One comes, one goes, one is another rule now but has kept its name.
     put_in_force(gateway, [MARK, {**ODD, "when": {"header": {"x-odd": ["0"]}}}, {**OFF, "id": "new", "enabled": True}])
     load.send(30)
-    assert gateway.rule_counts() == {"new": 30, "mark": 330, "odd": 100}
+    assert gateway.rule_counts() == {"new": 30, "mark": marked + 30, "odd": odd}
 
     before = set(gateway.children())
-    control, *workers = sorted(before)
-    for pid in (workers[0], control):
-        os.kill(pid, signal.SIGKILL)
+    control = gateway.kill_control_plane()
+    os.kill(min(before - {control}), signal.SIGKILL)
     wait_until(lambda: len(set(gateway.children()) - before) == 2)
     wait_until(lambda: get_status(gateway.admin_port, "/readyz") == 200)
-    assert gateway.rule_counts() == {"new": 30, "mark": 330, "odd": 100}
+    assert gateway.rule_counts() == {"new": 30, "mark": marked + 30, "odd": odd}
 
     put_in_force(gateway, [SHUT, MARK, ODD])
     Load(gateway, headers=lambda number: headers[number % 3]).send(30)
-    assert gateway.rule_counts() == {"mark": 360, "odd": 110, "shut": 110}
+    assert gateway.rule_counts() == {"mark": marked + 60, "odd": odd + 10, "shut": shut + 10}
 
 
 def test_a_refusal_names_its_rule(gateway: Gateway) -> None:

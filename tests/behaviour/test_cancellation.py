@@ -120,13 +120,13 @@ SCENARIOS = {
     "broken-stream": Scenario([always([*list(sse_response(["a"]))[:-1], Cut()])], (STREAM,), faultless=False),
 }
 
-#: Not of its connections: httpx loses some, see docs/upstream.md. Here are enough of them.
+#: The awaits of httpx itself are stepped through in test_httpx_connections.py.
 HTTPX = Scenario(
     [always(json_response(503, {"error": {}})), stream],
     (STREAM,),
     faultless=False,
     transport="httpx",
-    max_connections=MAX_AWAITS,
+    max_connections=1,
 )
 
 #: Ceilings that nobody reaches; what is taken of them has to be given back all the same.
@@ -352,5 +352,5 @@ def test_nothing_is_left_behind_in_the_direct_lane(name: str, how: str, moment: 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", STOPS)
-def test_nothing_of_the_gateway_is_left_behind_by_httpx(how: str, moment: str) -> None:
+def test_nothing_is_left_behind_by_httpx(how: str, moment: str) -> None:
     run(HTTPX, how, moment, by_asgi, uvloop.new_event_loop)

@@ -39,8 +39,6 @@ MAX_DEBIT: Final = 10_000_000
 MAX_LOOKS: Final = 64
 #: and after an attempt has ended not again before this many times as long has passed as the last look has taken.
 LOOK_REST: Final = 4
-#: Operations that answer without tokens of their own.
-_SILENT: Final = frozenset({"embeddings", "embedContent", "batchEmbedContents"})
 _GEMINI_CEILING: Final = re.compile(rb'"max_?[oO]utput_?[tT]okens"\s*:\s*([0-9]{1,9})')
 _GEMINI_COUNT: Final = re.compile(rb'"candidate_?[cC]ount"\s*:\s*([0-9]{1,3})')
 
@@ -368,7 +366,7 @@ def _measured(ctx: Context, plan: Plan) -> tuple[int, int]:
     if not operation.metered:
         return 0, 0
     sure = ctx.request_bytes // BYTES_PER_TOKEN_AT_MOST
-    if operation.name in _SILENT:
+    if operation.silent:
         return sure, ctx.prompt_tokens
     count = 1
     if operation.dialect == "gemini":

@@ -210,7 +210,10 @@ def _meter_passed(ctx: Context, meter: StreamMeter, kept: list[bytes] | None, ou
         ctx.usage_source = "provider"
     elif ctx.response_bytes or usage is not None:
         content = meter.content_bytes if kept is None else ctx.response_bytes
-        ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
+        if ctx.operation.silent:
+            ctx.usage = estimate_usage(ctx.request_bytes, 0, 0, usage)
+        else:
+            ctx.usage = estimate_usage(ctx.request_bytes, meter.events, content, usage)
         ctx.usage_source = "estimated"
 
 
@@ -241,7 +244,7 @@ async def collect(exchange: Exchange, ctx: Context, limit: int) -> tuple[bytes |
 def _meter(ctx: Context, usage: Usage | None, size: int) -> None:
     """Note what the provider has reported; estimate what it has not."""
     if usage is None:
-        ctx.usage = estimate_usage(ctx.request_bytes, 0, size, None)
+        ctx.usage = estimate_usage(ctx.request_bytes, 0, 0 if ctx.operation.silent else size, None)
         ctx.usage_source = "estimated"
     else:
         ctx.usage = usage

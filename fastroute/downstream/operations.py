@@ -18,8 +18,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     suffix: the path after the provider's base URL; for Gemini `{model}` stands for the upstream model name.
     version: the version segment that a base URL may or may not end with. streams: the path itself asks for a stream.
-    metered: the answer is one a provider bills by tokens. model_in_path: the model is named by the path. local: it is
-    answered here.
+    metered: the answer is one a provider bills by tokens. silent: the answer itself has none, however long it is.
+    model_in_path: the model is named by the path. local: it is answered here.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Operation(msgspec.Struct, frozen=True):
     methods: tuple[str, ...] = ("POST",)
     streams: bool = False
     metered: bool = True
+    silent: bool = False
     model_in_path: bool = False
     include_usage: bool = False
     local: bool = False
@@ -38,7 +39,7 @@ _POST: Final = {
     b"/v1/chat/completions": Operation("chat.completions", "openai", b"/chat/completions", b"/v1", include_usage=True),
     b"/v1/completions": Operation("completions", "openai", b"/completions", b"/v1", include_usage=True),
     b"/v1/responses": Operation("responses", "openai", b"/responses", b"/v1"),
-    b"/v1/embeddings": Operation("embeddings", "openai", b"/embeddings", b"/v1"),
+    b"/v1/embeddings": Operation("embeddings", "openai", b"/embeddings", b"/v1", silent=True),
     b"/v1/messages": Operation("messages", "anthropic", b"/messages", b"/v1"),
     b"/v1/messages/count_tokens": Operation(
         "count_tokens", "anthropic", b"/messages/count_tokens", b"/v1", metered=False
@@ -54,8 +55,8 @@ def _gemini_actions(version: bytes) -> dict[bytes, Operation]:
             "streamGenerateContent", "gemini", b"", version, streams=True, model_in_path=True
         ),
         b"countTokens": Operation("countTokens", "gemini", b"", version, metered=False, model_in_path=True),
-        b"embedContent": Operation("embedContent", "gemini", b"", version, model_in_path=True),
-        b"batchEmbedContents": Operation("batchEmbedContents", "gemini", b"", version, model_in_path=True),
+        b"embedContent": Operation("embedContent", "gemini", b"", version, silent=True, model_in_path=True),
+        b"batchEmbedContents": Operation("batchEmbedContents", "gemini", b"", version, silent=True, model_in_path=True),
     }
 
 

@@ -45,6 +45,9 @@ PRICE = {
 #: `stage.USAGE` at `PRICE`, in nano-USD: 8 fresh and 3 cached input tokens, 5 visible and 2 reasoning output tokens.
 COST = 8 * 2500 + 3 * 1250 + 5 * 10_000 + 2 * 20_000
 
+#: Without a price of output, of which an embedding has none.
+EMBEDDER = {"name": "embedder", "price": {"input_usd_per_mtok": 2}}
+
 CLAUDE = {"model": "c-1", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]}
 CLAUDE_USAGE = {
     "input_tokens": 10,
@@ -69,6 +72,7 @@ def gateway_config(stage: Stage) -> dict[str, Any]:
         "unpriced",
         {"name": "renamed", "upstream": 'vendor/"real":m'},
         {"name": "cheap", "price": {"input_usd_per_mtok": 0.0005, "output_usd_per_mtok": 0}},
+        EMBEDDER,
     ]
     return {
         "auth": {
@@ -80,7 +84,7 @@ def gateway_config(stage: Stage) -> dict[str, Any]:
         "providers": [
             stage.provider("oai", models=models),
             stage.provider("ant", "anthropic", models=[{"name": "c-1", "price": {"input_usd_per_mtok": 1}}]),
-            stage.provider("gem", "gemini", models=["g-1", {"name": "g-renamed", "upstream": "tuned/g:1"}]),
+            stage.provider("gem", "gemini", models=["g-1", {"name": "g-renamed", "upstream": "tuned/g:1"}, EMBEDDER]),
         ],
         "aliases": {"nick": MODEL, "nick-of-renamed": "renamed"},
         # One endpoint for each model: a second attempt would be at the same one, and take the next script.
@@ -245,6 +249,28 @@ def test_an_answer_without_usage_is_estimated(fresh: Gateway, stage: Stage) -> N
     [record] = fresh.records()
     assert (record["outcome"], record["usage_source"]) == ("ok", "estimated")
     assert record["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("numbers", [10, 200_000])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"model": "embedder", "input": "x" * 800}),
+        ("/v1beta/models/embedder:embedContent", {"content": {"parts": [{"text": "x" * 800}]}}),
+        ("/v1beta/models/embedder:batchEmbedContents", {"requests": [{"content": {"parts": [{"text": "x" * 800}]}}]}),
+    ],
+)
+def test_an_embedding_without_usage_has_no_output(
+    path: str, body: object, numbers: int, gateway: Gateway, stage: Stage
+) -> None:
+    """However long it is: over 1 MiB it is relayed, and metered elsewhere."""
+    stage.play(json_response(200, {"embedding": {"values": [0.012345] * numbers}}))
+    with client_of(gateway) as client:
+        post(client, path, body)
+    record = gateway.records()[-1]
+    assert (record["outcome"], record["usage_source"], record["output_tokens"]) == ("ok", "estimated", 0)
+    assert record["input_tokens"] >= 200
+    assert (record["priced"], record["cost_nano_usd"]) == (1, record["input_tokens"] * 2000)
 
 
 @pytest.mark.parametrize(("tokens", "cost"), [(0, 0), (1, 1), (2, 1), (3, 2), (1999, 1000)])

@@ -21,7 +21,7 @@ MAX_NUMBER_BYTES: Final = 512
 MAX_KEY_SHOWN: Final = 128  # characters of a client's key that an error repeats
 
 ScanCode = Literal[
-    "empty", "malformed", "not_object", "duplicate_key", "too_deep", "invalid_utf8", "number_out_of_range"
+    "empty", "malformed", "not_object", "duplicate_key", "too_many", "too_deep", "invalid_utf8", "number_out_of_range"
 ]
 
 
@@ -56,7 +56,7 @@ _MEANING: Final[dict[int, tuple[ScanCode, str]]] = {
     Reason.SURROGATE: ("malformed", "lone surrogate escape in a string"),
     Reason.LITERAL: ("malformed", "misspelt literal"),
     Reason.NUMBER: ("malformed", "invalid number"),
-    Reason.TOO_MANY: ("malformed", f"too many members: more than {MAX_MEMBERS}"),
+    Reason.TOO_MANY: ("too_many", f"too many members: more than {MAX_MEMBERS}"),
     Reason.UTF8: ("invalid_utf8", "invalid UTF-8 in a string"),
     Reason.DUPLICATE: ("duplicate_key", "duplicate key"),
     Reason.TOO_DEEP: ("too_deep", "containers nested too deeply"),

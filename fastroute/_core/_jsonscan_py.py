@@ -2,7 +2,7 @@
 
 The whole body is checked against RFC 8259, in reading order; the first fault is the one reported. Beyond the
 grammar: the top level is an object; containers nest at most `max_depth` deep (the top-level object is depth
-1); top-level keys are unique once unescaped, and at most 1,024 ("too many members" is a malformed body); a
+1); top-level keys are unique once unescaped, and at most 1,024 ("too_many"); a
 number has at most 512 bytes and fits a double; strings are UTF-8, without lone surrogates, escaped or not.
 Keys of nested objects may repeat.
 

@@ -12,6 +12,7 @@ from fastroute._core._jsonscan_errors import (
     KIND_STRING,
     KIND_STRING_ESCAPED,
     KIND_TRUE,
+    MAX_DEPTH,
     ScanError,
 )
 from fastroute._core._switch import USE_EXTENSIONS
@@ -31,6 +32,7 @@ __all__ = [
     "KIND_STRING",
     "KIND_STRING_ESCAPED",
     "KIND_TRUE",
+    "MAX_DEPTH",
     "ScanError",
     "Scanner",
     "unescape",

@@ -7,12 +7,12 @@ from typing import Final
 
 import orjson
 
-from fastroute._core.jsonscan import KIND_ABSENT, KIND_TRUE, Scanner
+from fastroute._core.jsonscan import KIND_ABSENT, KIND_TRUE, MAX_DEPTH, Scanner
 
 Edit = tuple[int, int, bytes]
 
 _ASK: Final = b'"include_usage":true'
-_INCLUDE_USAGE: Final = Scanner(("include_usage",))
+_INCLUDE_USAGE: Final = Scanner(("include_usage",), MAX_DEPTH)
 
 
 def splice(body: bytes, edits: list[Edit]) -> bytes:
@@ -36,7 +36,8 @@ def model_edit(start: int, end: int, name: bytes) -> Edit:
 def usage_edit(body: bytes, kind: int, start: int, end: int, after_open: int) -> Edit | None:
     """Ask for usage in a streamed OpenAI request; None if the client asked already.
 
-    kind, start, end: the `stream_options` value, an object, null or absent. after_open: offset after the body's `{`.
+    kind, start, end: the `stream_options` value: null, absent, or an object that names nothing twice.
+    after_open: offset after the body's `{`.
     """
     if kind == KIND_ABSENT:
         return after_open, after_open, b'"stream_options":{' + _ASK + b"},"

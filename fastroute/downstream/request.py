@@ -16,6 +16,7 @@ from fastroute._core.jsonscan import (
     KIND_STRING,
     KIND_STRING_ESCAPED,
     KIND_TRUE,
+    MAX_DEPTH,
     ScanError,
     Scanner,
     unescape,
@@ -91,6 +92,9 @@ _CHECKS: Final = (
 _MAX_COUNT: Final = 128
 _COUNTS: Final = (("n", 27), ("best_of", 30), ("top_logprobs", 33))
 
+# What `stream_options` may hold: as much as the body. That is not deeper than it may be, which has been checked.
+_OPTIONS: Final = Scanner((), MAX_DEPTH)
+
 # Combinations of field types that have passed the checks are remembered, up to this many.
 _MAX_KNOWN_KINDS: Final = 1024
 
@@ -99,6 +103,7 @@ _STEERING: Final = tuple((FIELDS[i], 3 * i) for i in range(FIELDS.index("api_bas
 
 _SCAN_CODES: Final = {
     "duplicate_key": "the request body names a field twice",
+    "too_many": "the request body has too many fields",
     "too_deep": "the request body is nested too deeply",
     "not_object": "the request body must be a JSON object",
     "empty": "the request body is empty",
@@ -170,6 +175,8 @@ class RequestReader:
             _check_kinds(scan, ctx.body)
             if not _has_counts(scan) and len(self._known_kinds) < _MAX_KNOWN_KINDS:
                 self._known_kinds.add(kinds)
+        if ctx.stream and scan[STREAM_OPTIONS] == KIND_OBJECT and ctx.operation.include_usage:
+            _check_options(ctx.body[scan[STREAM_OPTIONS + 1] : scan[STREAM_OPTIONS + 2]])
         if ctx.operation.model_in_path:
             ctx.stream = ctx.operation.streams
             return
@@ -215,6 +222,15 @@ def _check_kinds(scan: tuple[int, ...], body: bytes) -> None:
     for name, offset in _STEERING:
         if scan[offset]:
             raise GatewayError(400, "invalid_request_error", f"'{name}' is not accepted", param=name)
+
+
+def _check_options(options: bytes) -> None:
+    """Refuse stream options that say in two ways whether usage is wanted: they are to be edited."""
+    try:
+        _OPTIONS.scan(options)
+    except ScanError as error:
+        what = "names a field twice" if error.code == "duplicate_key" else "has too many fields"
+        raise GatewayError(400, "invalid_request_error", f"'stream_options' {what}", param="stream_options") from None
 
 
 def _check_count(field: str, digits: bytes) -> None:

@@ -359,6 +359,44 @@ def test_usage_is_asked_for_and_taken_out_again(
     assert gateway.records()[-1]["usage_source"] == "provider"
 
 
+MANY = b",".join(b'"o%d":1' % at for at in range(1025))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (b'"include_usage":false,"include_usage":true', "'stream_options' names a field twice"),
+        (b'"include_usage":true,"include\\u005fusage":true', "'stream_options' names a field twice"),
+        (MANY, "'stream_options' has too many fields"),
+    ],
+)
+def test_options_that_cannot_be_edited(
+    options: bytes, said: str, gateway: Gateway, stage: Stage, client: httpx.Client
+) -> None:
+    stage.play(streamed("one"))
+    before = len(gateway.records())
+    content = odd(b'"model":"m-1","stream":true,"stream_options":{%b}' % options)
+    answer = client.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, said)
+    assert (stage.requests, len(gateway.records())) == ([], before)
+    # Nobody edits them where no stream is asked for.
+    stage.play(whole())
+    content = odd(b'"model":"m-1","stream_options":{%b}' % options)
+    assert client.post(CHAT, content=content, headers={"content-type": "application/json"}).status_code == 200
+    assert stage.request.body == content
+
+
+def test_options_as_deep_as_the_body_may_be(gateway_config: dict[str, Any], stage: Stage, tmp_path: Path) -> None:
+    config = {**gateway_config, "server": {"limits": {"max_json_depth": 1000}}}
+    options = b'"deep":' + b"[" * 900 + b"]" * 900
+    content = odd(b'"model":"m-1","stream":true,"stream_options":{%b}' % options)
+    stage.play(streamed("one"))
+    with Gateway(config, tmp_path) as deep, client_of(deep) as client:
+        answer = client.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert answer.content == piece("one") + DONE
+    assert stage.request.body == content.replace(b'{"deep"', b'{"include_usage":true,"deep"')
+
+
 @pytest.mark.parametrize(
     ("model", "target"),
     [

@@ -20,6 +20,8 @@ from fastroute.upstream.transport import UpstreamRequest
 
 #: Causes for which a key that is refused is to blame, whatever was asked of it.
 KEY_FAULTS: Final = frozenset({"invalid_key", "out_of_money"})
+#: A shorter credential is a word that may stand in a message for other reasons.
+MIN_MASKED_BYTES: Final = 12
 
 
 class Held(NamedTuple):
@@ -31,6 +33,17 @@ class Held(NamedTuple):
     outcome: Outcome
     endpoint: Endpoint
     survey: Survey
+
+
+def hold(exchange: Exchange, body: bytes, attempt: "Attempt") -> Held:
+    """Keep an attempt's error answer. Where it quotes the credential that was used, that is masked, in its length."""
+    headers = exchange.headers
+    secret: bytes = attempt.endpoint.secret
+    if len(secret) >= MIN_MASKED_BYTES:
+        mask = b"*" * len(secret)
+        body = body.replace(secret, mask)
+        headers = [(name, value.replace(secret, mask)) for name, value in headers]
+    return Held(exchange.status, headers, body, attempt.outcome, attempt.endpoint, attempt.survey)
 
 
 class Attempt(Permit, eq=False):

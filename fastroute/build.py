@@ -300,6 +300,7 @@ def _endpoint(
         card=_card(model.price),
         limits=book.provider_key(provider.id, key) if book is not None else None,
         key=key_state,
+        secret=key.key.reveal().encode() if key is not None else b"",
     )
 
 

@@ -13,7 +13,7 @@ from fastroute._core.h1 import UpstreamError
 from fastroute._core.heads import request_head
 from fastroute._core.ratelimit import read_allowance
 from fastroute.admission import Admission
-from fastroute.attempt import Attempt, Held, close_exchange, encode
+from fastroute.attempt import Attempt, Held, close_exchange, encode, hold
 from fastroute.billing.journal import JournalWriter
 from fastroute.books import Books
 from fastroute.clock import Clock
@@ -321,7 +321,7 @@ class Gateway:
                 return False
             attempt.failure = UpstreamError("malformed", "the provider's error was too large to be kept", sent=True)
             return True
-        attempt.held = Held(exchange.status, exchange.headers, body, outcome, attempt.endpoint, attempt.survey)
+        attempt.held = hold(exchange, body, attempt)
         return True
 
     # --- ends

@@ -14,7 +14,7 @@ class Endpoint:
     upstream_model: the name the provider knows, "" for "as the client called it". base_path: the path of the base
     URL. Timeouts are nanoseconds. card: its prices, None if they are unknown. limits: the ceilings of its key
     (`_core.limits.Ceilings`), None if there are none. key: the state of the provider's key over all its models, None
-    where nobody keeps one.
+    where nobody keeps one. secret: the credential that it is asked with, b"" for none.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Endpoint:
         "limits",
         "provider",
         "reply_header",
+        "secret",
         "total_ns",
         "transport",
         "upstream_model",
@@ -62,6 +63,7 @@ class Endpoint:
         card: Any = None,
         limits: Any = None,
         key: Any = None,
+        secret: bytes = b"",
     ) -> None:
         self.index = index
         self.id = f"{provider}/{key_id}/{model}"
@@ -83,6 +85,7 @@ class Endpoint:
         self.card = card
         self.limits = limits
         self.key = key
+        self.secret = secret
         self.reply_header: Header = (b"x-fastroute-provider", provider.encode())
         self._starts: dict[str, tuple[bytes, bytes]] = {}
 

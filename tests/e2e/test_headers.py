@@ -262,6 +262,24 @@ def test_a_redirect_is_not_followed(gateway: Gateway, stage: Stage) -> None:
 # === Secrets ===
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, ASK), (CHAT, {**ASK, "stream": True}), ("/v1/messages", MESSAGES), (GEMINI, {"contents": []})],
+)
+def test_an_error_that_quotes_the_providers_key(
+    path: str, body: dict[str, Any], status: int, gateway: Gateway, stage: Stage, client: httpx.Client
+) -> None:
+    def said(key: str) -> dict[str, Any]:
+        return {"error": {"code": status, "message": f"Consumer 'api_key:{key}' has been suspended: {key}."}}
+
+    stage.play(json_response(status, said(UPSTREAM_KEY), [(b"x-consumer", f"key={UPSTREAM_KEY}".encode())]))
+    answer = client.post(path, json=body)
+    mask = "*" * len(UPSTREAM_KEY)
+    assert (answer.status_code, answer.json()) == (status, said(mask))
+    assert answer.headers["x-consumer"] == f"key={mask}"
+
+
 def test_no_secret_leaves_by_log_error_or_report(gateway: Gateway, stage: Stage, client: httpx.Client) -> None:
     canary = "sk-canary-of-a-stranger"
 

@@ -16,6 +16,12 @@ from fastroute.interfaces import Header, Wishes
 MAX_NAMES: Final = 32
 MAX_SESSION_BYTES: Final = 256
 
+#: What may be said of a feature.
+_SWITCH: Final = {
+    **dict.fromkeys(("true", "1", "on", "yes"), True),
+    **dict.fromkeys(("false", "0", "off", "no"), False),
+}
+
 PRIORITIES: Final = ("low", "normal", "high", "critical")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
@@ -59,9 +65,12 @@ def _names(field: str, value: str) -> tuple[str, ...]:
     return names
 
 
-def _feature(item: str) -> tuple[str, bool]:
-    name, _, value = item.partition("=")
-    return name, value.lower() not in ("false", "0", "off", "no")
+def _feature(field: str, item: str) -> tuple[str, bool]:
+    name, equals, value = item.partition("=")
+    on = _SWITCH.get(value.lower()) if equals else True
+    if not name or on is None:
+        raise _malformed(field, "must be names of features, each alone or with =true or =false")
+    return name, on
 
 
 def _milliseconds(field: str, value: str) -> int:
@@ -89,10 +98,7 @@ def _tags(field: str, value: str) -> frozenset[str]:
 
 
 def _features(field: str, value: str) -> dict[str, bool]:
-    features = dict(_feature(item) for item in _names(field, value))
-    if "" in features:
-        raise _malformed(field, "must name every feature")
-    return features
+    return dict(_feature(field, item) for item in _names(field, value))
 
 
 def _priority(field: str, value: str) -> str:

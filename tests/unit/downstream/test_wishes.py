@@ -38,6 +38,7 @@ def test_nothing_asked_is_nothing_wished() -> None:
         ("exclude", "a,b", "excluded", ("a", "b")),
         ("region", "eu,us-east.1", "regions", ("eu", "us-east.1")),
         ("tags", "a,b,a", "tags", frozenset({"a", "b"})),
+        ("features", "a=YES,b=no,c=true", "features", {"a": True, "b": False, "c": True}),
         ("features", "a,b=on,c=off,d=0,e=False,f=1", "features",
          {"a": True, "b": True, "c": False, "d": False, "e": False, "f": True}),
         ("priority", "low", "priority", "low"),
@@ -78,6 +79,7 @@ def test_fields(name: str, value: bytes | str, attribute: str, expected: object)
             "1,5", "0." + "0" * 40,
         )),
         *(("priority", value) for value in ("", "urgent", "LOW", "low,high")),
+        *(("features", value) for value in ("a=flase", "a=", "a=maybe", "b,a=2", "a=true=false")),
         *(("session", value) for value in ("", "  ", "s" * (MAX_SESSION_BYTES + 1))),
     ],
 )  # fmt: skip

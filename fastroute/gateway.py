@@ -336,6 +336,8 @@ class Gateway:
         if downstream.started:
             raise AnswerCutError(error.code)
         dialect = ctx.dialect or ctx.snapshot.dialects[guess_dialect(downstream.path)]
+        if ctx.dialect is not None and ctx.operation.name == "models":
+            dialect = ctx.snapshot.dialects[_shape_of_models(ctx, dict(downstream.headers))]
         status, headers, body = error_reply(error, dialect, ctx.request_id)
         if ctx.attempts:
             headers.append(ATTEMPTS[ctx.attempts])
@@ -435,12 +437,17 @@ def _bad_gateway(failure: UpstreamError, outcome: Outcome, retry_after_ms: int) 
 
 
 def _list_models(ctx: Context, model: bytes, fields: Fields) -> bytes:
+    return model_document(Offer(ctx.snapshot.planner, ctx.principal), _shape_of_models(ctx, fields), model)
+
+
+def _shape_of_models(ctx: Context, fields: Fields) -> DialectName:
+    """Return whose list of models is asked for: one path is that of several dialects."""
     shape: DialectName = ctx.operation.dialect
     if shape == "openai" and (b"anthropic-version" in fields or b"x-api-key" in fields):
         shape = "anthropic"
     elif b"x-goog-api-key" in fields:
         shape = "gemini"
-    return model_document(Offer(ctx.snapshot.planner, ctx.principal), shape, model)
+    return shape
 
 
 def _read_our_fields(ctx: Context, fields: Fields) -> None:

@@ -417,6 +417,25 @@ def test_a_model_is_described_to_whom_a_request_for_it_is_served(key: str, way: 
         assert listed(way.gateway, key, f"/v1beta/models/{model}")[0] == status
 
 
+@pytest.mark.parametrize(
+    ("headers", "path", "dialect"),
+    [
+        ({}, "/v1/models/no-such", "openai"),
+        ({"anthropic_version": "2023-06-01"}, "/v1/models/no-such", "anthropic"),
+        ({"x_api_key": "any"}, "/v1/models/no-such", "anthropic"),
+        ({"x_goog_api_key": "any"}, "/v1/models/no-such", "gemini"),
+        ({"x_api_key": "any"}, "/v1beta/models/no-such", "gemini"),
+    ],
+)
+@pytest.mark.parametrize(("key", "status"), [(KEY, 404), ("sk-unknown", 401)])
+def test_a_list_is_refused_in_the_dialect_it_is_asked_for_in(
+    key: str, status: int, headers: dict[str, str], path: str, dialect: str, way: Way
+) -> None:
+    refused, document = listed(way.gateway, key, path, **headers)
+    found = "anthropic" if document.get("type") == "error" else "gemini" if "status" in document["error"] else "openai"
+    assert (refused, found) == (status, dialect)
+
+
 def test_the_lower_of_two_cost_limits_holds(way: Way) -> None:
     assert told(way(key="sk-poor", x_fastroute_max_cost_usd="0")[1]) == (402, "budget_exceeded")
     assert way(key="sk-poor", x_fastroute_max_cost_usd="1000")[0] == {"eu"}

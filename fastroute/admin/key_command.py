@@ -204,11 +204,17 @@ def _read_requests(args: argparse.Namespace) -> list[KeyRequest]:
         else:
             with open(source, "rb") as file:
                 data = file.read()
-        return msgspec.json.Decoder(KeyRequest).decode_lines(data)
     except OSError as error:
         raise ConfigError([f"{source}: cannot be read: {error.strerror}"]) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{source}: {error}"]) from None
+    decoder = msgspec.json.Decoder(KeyRequest)
+    requests: list[KeyRequest] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            if line.strip():
+                requests.append(decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{source}:{number}: {error}"]) from None
+    return requests
 
 
 def _seconds(text: str) -> int:

@@ -102,6 +102,20 @@ def test_many_at_once(run: Any, state: str, tmp_path: Path, monkeypatch: pytest.
     assert '"new"' not in run("list", "--json")[1]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"id": "c", "tennant": "x"}', "unknown field `tennant`"), ("{", "truncated"), ('{"id": "\xff"}', "")],
+)
+def test_a_line_that_is_no_key_is_named(run: Any, tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "keys.jsonl"
+    path.write_bytes(b'{"id": "a"}\r\n\n' + line.encode("latin-1") + b'\n{"id": "b"}\n')
+    status, _, err = run("create", "--from", str(path))
+    assert status == 2
+    assert f"{path}:3: " in err
+    assert said in err
+    assert json.loads(run("list", "--json")[1])["keys"] == []
+
+
 def test_listing(run: Any) -> None:
     for key_id in "abc":
         run("create", "--id", key_id, "--tenant", f"of-{key_id}")

@@ -157,6 +157,8 @@ class Publication:
             if self.fault:
                 _LOG.info("the virtual keys can be read again")
             self._signatures = reading.signatures
+            # What is as bad once more is no longer known to be: whoever can mend it is to do so at once.
+            self._unusable = None
             # Without a table the store may still have keys that nobody has published yet.
             self._doubtful = reading.signatures == (None, None) and os.path.exists(self._store)
             self._files = (reading.recent_file, reading.table_file)

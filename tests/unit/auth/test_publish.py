@@ -175,6 +175,34 @@ def test_few_changes_are_published_beside_the_table(state: str) -> None:
         assert not publisher.publish(store)
 
 
+def test_a_table_that_is_lost_again_is_published_again(state: str) -> None:
+    publisher = Publisher(state)
+    with KeyStore.open(state, Wall()) as store:
+        make(store, "a")
+        publisher.publish(store)
+        for _ in range(3):
+            os.unlink(table_path(state))
+            assert publisher.publish(store)
+            assert known(state, "a") == ["a"]
+            assert not publisher.publish(store)
+
+
+def test_a_worker_notices_that_a_table_is_lost_again(state: str) -> None:
+    worker = PublishedKeys(state)
+    with KeyStore.open(state, Wall()) as store:
+        make(store, "a")
+        for _ in range(3):
+            Publisher(state).publish(store)
+            assert worker.due()
+            worker.refresh()
+            assert not worker.fault
+            os.unlink(table_path(state))
+            assert worker.due()
+            worker.refresh()
+            assert worker.fault
+            assert not worker.due()
+
+
 def test_the_database_is_made_again_from_what_is_published(state: str) -> None:
     wall = Wall()
     with KeyStore.open(state, wall) as store:

@@ -12,7 +12,10 @@ from typing import Final
 from fastroute.context import CLIENT_GONE, DRAIN, READ_BODY, TOTAL, Context
 
 TICK_S: Final = 0.05
+_TICK_NS: Final = 50_000_000
 ARM_AFTER_NS: Final = 150_000_000
+#: A tick that is later than this found the worker standing still, or stopped.
+STILL_NS: Final = 250_000_000
 
 
 class Watch:
@@ -29,6 +32,8 @@ class Watch:
         self._departed = departed
         self._active: set[Context] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_ns = 0
+        self._forgave = False
 
     def __len__(self) -> int:
         return len(self._active)
@@ -37,7 +42,7 @@ class Watch:
         """Begin to watch a request."""
         self._active.add(ctx)
         if self._timer is None:
-            self._timer = self._loop.call_later(TICK_S, self._tick)
+            self._wait()
 
     def leave(self, ctx: Context) -> None:
         """End watching a request; also its departure watcher."""
@@ -59,10 +64,22 @@ class Watch:
         if not self._active:
             self._timer = None
             return
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+        late_ns = self._now() - self._due_ns
+        self._wait()
+        if late_ns > STILL_NS:
+            # What has come meanwhile was not read: it was not they who were late.
+            for ctx in self._active:
+                ctx.marked_ns += late_ns
+            self._forgave = not self._forgave
+            if self._forgave:
+                return
         now = self._now()
         for ctx in list(self._active):
             self._check(ctx, now)
+
+    def _wait(self) -> None:
+        self._due_ns = self._now() + _TICK_NS
+        self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def _check(self, ctx: Context, now: int) -> None:
         if ctx.progress != ctx.seen_progress:

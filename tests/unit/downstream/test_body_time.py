@@ -13,7 +13,7 @@ from fastroute.downstream.http1.exchange import Exchange
 from fastroute.downstream.http1.heads import CHUNKED, LENGTH, parse_head
 from fastroute.downstream.lane import Downstream
 from fastroute.downstream.request import Limits, RequestReader
-from fastroute.downstream.watch import Watch
+from fastroute.downstream.watch import TICK_S, Watch
 
 LIMIT_NS = 1_000_000_000
 PIECES = [b"one", b"two", b"three", b"four"]
@@ -66,17 +66,30 @@ LANES: dict[str, Callable[[], Lane]] = {
 }
 
 
+class Timers:
+    """A loop whose one timer is called by a test."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.create_task = loop.create_task
+        self.call: Callable[[], None] | None = None
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        assert delay_s == TICK_S
+        self.call = call
+        return None  # type: ignore[return-value]
+
+
 class Reading:
     """A request whose body is awaited under the eyes of a watch, on a clock that only a test moves."""
 
     def __init__(self, lane: Lane, deadline_ns: int = 0) -> None:
         loop = asyncio.get_running_loop()
         self.now = 0
-        self.ticks = 0
         self.lane = lane
         self.ctx = Context(None, lane.downstream, 1, "r", 0, 0, None)
         self.ctx.deadline_ns = deadline_ns
-        self._watch = Watch(loop, self._clock, lambda ctx: asyncio.sleep(0))
+        self._timers = Timers(loop)
+        self._watch = Watch(self._timers, lambda: self.now, lambda ctx: asyncio.sleep(0))  # type: ignore[arg-type]
         reader = RequestReader(Limits(1 << 20, 64, 8192, LIMIT_NS))
 
         async def read() -> bytes:
@@ -87,17 +100,17 @@ class Reading:
         self.ctx.task = self.task
         self._watch.enter(self.ctx)
 
-    def _clock(self) -> int:
-        self.ticks += 1
-        return self.now
-
     async def pass_time(self, step_ns: int) -> None:
-        """Move the clock, and return when the watch has looked at it, and before that at what had come."""
-        for step in (0, step_ns):
-            self.now += step
-            seen = self.ticks
-            while self.ticks == seen:
-                await asyncio.sleep(0.001)
+        """Let the time pass, under the eyes of the watch; before that it looks at what has come."""
+        end = self.now + step_ns
+        while True:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert self._timers.call is not None
+            self._timers.call()
+            if self.now == end:
+                return
+            self.now = min(end, self.now + round(TICK_S * 1e9))
 
     def end(self) -> None:
         self._watch.leave(self.ctx)

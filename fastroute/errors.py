@@ -57,3 +57,8 @@ class GatewayError(FastrouteError):
         self.close = close
         self.rules: tuple[str, ...] = ()
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def ceil_seconds(wait_ms: int) -> int:
+    """Return a wait in whole seconds, rounded up, but for a millisecond: so far its ends are rounded up themselves."""
+    return -(-wait_ms // 1000) if wait_ms <= 1 else -((1 - wait_ms) // 1000)

@@ -26,8 +26,8 @@ from fastroute.upstream.survey import Survey
 HOLD_BYTES: Final = 1 << 20
 #: A streamed answer that is no event stream is kept for metering up to this size; beyond it usage is estimated.
 METER_BYTES: Final = 16 << 20
-#: An event up to this size is passed on only when it is whole.
-MAX_EVENT_BYTES: Final = 1 << 20
+#: An event up to this size is passed on only when it is whole. Pictures come in one event, with their usage.
+MAX_EVENT_BYTES: Final = METER_BYTES
 #: Bodies larger than this are parsed in a thread.
 PARSE_IN_THREAD_BYTES: Final = 1 << 18
 
@@ -163,9 +163,17 @@ class Relay:
         self, ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool
     ) -> None:
         """Take the usage out of what was relayed, be it a whole answer that was kept or what the meter saw."""
-        if kept is None or ctx.response_bytes > METER_BYTES or not whole:
+        if kept is None and sum(map(len, meter.usage_events)) > PARSE_IN_THREAD_BYTES and _is_metered(ctx, outcome):
+            try:
+                usage = await asyncio.to_thread(ctx.dialect.usage_from_events, meter.usage_events)
+            except asyncio.CancelledError:
+                # Its client has left meanwhile: what it has had is to be paid for all the same.
+                _meter_passed(ctx, meter, kept, outcome, whole=whole)
+                raise
+            _note_usage(ctx, meter, kept, usage, whole=whole)
+        elif kept is None or ctx.response_bytes > METER_BYTES or not whole:
             _meter_passed(ctx, meter, kept, outcome, whole=whole)
-        elif outcome.name == "ok" and ctx.operation.metered:
+        elif _is_metered(ctx, outcome):
             body = b"".join(kept)
             if len(body) > PARSE_IN_THREAD_BYTES:
                 await self.meter_large(ctx, body)
@@ -202,9 +210,17 @@ class Relay:
 
 def _meter_passed(ctx: Context, meter: StreamMeter, kept: list[bytes] | None, outcome: Outcome, *, whole: bool) -> None:
     """Take the usage out of events that have passed; estimate what the provider did not get round to reporting."""
-    if outcome.name != "ok" or not ctx.operation.metered:
-        return
-    usage = ctx.dialect.usage_from_events(meter.usage_events)
+    if _is_metered(ctx, outcome):
+        _note_usage(ctx, meter, kept, ctx.dialect.usage_from_events(meter.usage_events), whole=whole)
+
+
+def _is_metered(ctx: Context, outcome: Outcome) -> bool:
+    return outcome.name == "ok" and ctx.operation.metered
+
+
+def _note_usage(
+    ctx: Context, meter: StreamMeter, kept: list[bytes] | None, usage: Usage | None, *, whole: bool
+) -> None:
     if usage is not None and (whole or meter.finished):
         ctx.usage = usage
         ctx.usage_source = "provider"

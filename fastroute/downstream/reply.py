@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Final
 
-from fastroute.errors import GatewayError
+from fastroute.errors import GatewayError, ceil_seconds
 
 Header = tuple[bytes, bytes]
 
@@ -40,7 +40,7 @@ def with_retry_after(headers: list[Header], wait_ms: int) -> list[Header]:
     A provider that counts in milliseconds has `retry-after-ms` set as well: clients believe that one first.
     """
     kept = [pair for pair in headers if pair[0] not in (b"retry-after", b"retry-after-ms")]
-    kept.append((b"retry-after", b"%d" % -(-wait_ms // 1000)))
+    kept.append((b"retry-after", b"%d" % ceil_seconds(wait_ms)))
     if any(name == b"retry-after-ms" for name, _ in headers):
         kept.append((b"retry-after-ms", b"%d" % wait_ms))
     return kept

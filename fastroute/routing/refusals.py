@@ -19,7 +19,7 @@ from fastroute._core._candidates_gates import (
     RULE,
     TENANT,
 )
-from fastroute.errors import Fault, GatewayError
+from fastroute.errors import Fault, GatewayError, ceil_seconds
 
 #: (status, code, message, parameter, who erred) by the gate that removed the last candidate.
 _REFUSALS: Final[dict[int, tuple[int, str, str, str | None, Fault]]] = {
@@ -122,4 +122,4 @@ def exhausted(wait_ms: int) -> GatewayError:
 
 def whole_seconds(wait_ms: int) -> int:
     """Return whole seconds to wait, at least one and at most a day."""
-    return min(86_400, max(1, -(-wait_ms // 1000)))
+    return min(86_400, max(1, ceil_seconds(wait_ms)))

@@ -128,6 +128,20 @@ def test_a_large_answer_arrives_whole(
     assert record["usage_source"] == ("provider" if size < 16 << 20 else "estimated")
 
 
+@pytest.mark.parametrize("size", [900_000, 1_100_000, 3_000_000, 15_000_000, 17_000_000])
+def test_an_event_with_a_picture_is_metered(size: int, gateway: Gateway, client: httpx.Client, stage: Stage) -> None:
+    event = b"data: " + json.dumps({"choices": [{"delta": {"image": "x" * size}}], "usage": USAGE}).encode() + b"\n\n"
+    done = b"data: [DONE]\n\n"
+    pieces = [sent(event[at : at + 100_000]) for at in range(0, len(event), 100_000)]
+    stage.play([stream_head(), *pieces, sent(done), STREAM_END])
+    answer = client.post(CHAT, json={**ASK, "stream": True})
+    assert (answer.status_code, answer.content == event + done) == (200, True)
+    wait_until(lambda: gateway.records()[-1]["response_bytes"] == len(event + done))
+    record = gateway.records()[-1]
+    expected = ("provider", 5) if size < 16 << 20 else ("estimated", 0)
+    assert (record["usage_source"], record["output_tokens"]) == expected
+
+
 @pytest.mark.parametrize("size", [100, 3_000_000])
 def test_the_record_is_written_before_the_last_byte(
     size: int, gateway: Gateway, client: httpx.Client, stage: Stage
